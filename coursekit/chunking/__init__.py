@@ -1,0 +1,12 @@
+"""Ways to cut a prompt into chunks and to process them."""
+
+from coursekit.lazy import lazy_exports
+
+_HOME_OF = {
+    "ChunkProgress": ".processor",
+    "ChunkedPrefillProcessor": ".processor",
+    "PrefillJob": ".processor",
+}
+
+__all__ = sorted(_HOME_OF)
+__getattr__, __dir__ = lazy_exports(__name__, _HOME_OF)
