@@ -205,6 +205,8 @@ def weights_sha256(path: Path) -> str:
 
 def _dequantize(source: Path, folder: Path) -> None:
     """Write the GGUF `source` as bf16 safetensors with config and tokenizer into `folder`."""
+    if not sys.stderr.isatty():  # in a log the bars would be one endless line
+        os.environ.setdefault("TQDM_DISABLE", "1")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

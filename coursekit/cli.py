@@ -1,0 +1,118 @@
+"""The `coursekit` command: one function per subcommand, listed in `COMMANDS`.
+
+A subcommand's function adds its options to the parser it gets and returns what runs it; the first line of its
+docstring is its help. Nothing is computed here: each one calls the part of the package that does the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import coursekit
+
+Run = Callable[[argparse.Namespace], int]
+
+
+def doctor_command(parser: argparse.ArgumentParser) -> Run:
+    """Say what works on this machine and how to mend the rest (exit code 1 if the course can't run)."""
+
+    def run(options: argparse.Namespace) -> int:
+        from coursekit import doctor
+
+        return doctor.main()
+
+    return run
+
+
+def prepare_command(parser: argparse.ArgumentParser) -> Run:
+    """Prepare the default model, once (about 20 s; later calls only check it)."""
+
+    def run(options: argparse.Namespace) -> int:
+        from coursekit.models import store
+
+        print(f"Model: {store.prepare_default_model().name} is ready.")
+        return 0
+
+    return run
+
+
+def lab_command(parser: argparse.ArgumentParser) -> Run:
+    """Open JupyterLab on the first notebook; further options go to JupyterLab, e.g. --no-browser or --port 8899."""
+    parser.set_defaults(takes_more=True)
+
+    def run(options: argparse.Namespace) -> int:
+        command = lab_arguments(notebooks_folder(), options.more, is_root=os.getuid() == 0)
+        if "--allow-root" in command:
+            print("Running as root, so JupyterLab is started with --allow-root.")
+        print("Opening JupyterLab; stop it with Ctrl-C.", flush=True)
+        os.execv(sys.executable, [sys.executable, *command])
+
+    return run
+
+
+COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
+    "doctor": doctor_command,
+    "prepare": prepare_command,
+    "lab": lab_command,
+}
+
+
+def notebooks_folder() -> Path:
+    """The course's notebooks. Raises RuntimeError when the package is not installed from the course folder."""
+    folder = Path(coursekit.__file__).resolve().parent.parent / "notebooks"
+    if not folder.is_dir():
+        raise RuntimeError(
+            "there is no folder 'notebooks' beside the coursekit package; "
+            "install it from a clone of the course: pip install -e ."
+        )
+    return folder
+
+
+def lab_arguments(notebooks: Path, more: list[str], is_root: bool) -> list[str]:
+    """Arguments for Python that start JupyterLab in `notebooks`, opened on the first one (01_…)."""
+    first = next(iter(sorted(notebooks.glob("01_*.ipynb"))), None)
+    # Warnings only: what stays on the screen is the address.
+    arguments = ["-m", "jupyterlab", f"--ServerApp.root_dir={notebooks}", "--ServerApp.log_level=WARN"]
+    if first is not None:
+        # As the default address and not as a file argument, so that the printed address leads there as well.
+        arguments.append(f"--LabApp.default_url=/lab/tree/{first.name}")
+    if is_root and "--allow-root" not in more:
+        arguments.append("--allow-root")
+    return arguments + more
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command."""
+    parser = argparse.ArgumentParser(prog="coursekit", description="The companion of Chunked Prefill, Hands On.")
+    parser.add_argument("--version", action="version", version=f"coursekit {coursekit.__version__}")
+    parser.set_defaults(takes_more=False)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        says = command.__doc__.splitlines()[0]
+        subparser = subparsers.add_parser(name, help=says, description=says)
+        subparser.set_defaults(run=command(subparser))
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's) and return the exit code.
+
+    An expected error (ValueError, RuntimeError) is one line on stderr and exit code 1; a wrong command line is 2.
+    """
+    parser = build_parser()
+    options, more = parser.parse_known_args(argv)
+    if more and not options.takes_more:
+        parser.error(f"unknown arguments: {' '.join(more)}; see: coursekit {options.command} --help")
+    options.more = more
+    try:
+        return options.run(options)
+    except (ValueError, RuntimeError) as error:
+        print(f"coursekit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("coursekit: stopped", file=sys.stderr)
+        return 130
