@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help lab test notebooks doctor clean setup
+.PHONY: help lab test oracle notebooks doctor clean setup
 
 # Another project's module path in the shell (ROS, Spark, …) would shadow what .venv holds.
 unexport PYTHONHOME PYTHONPATH
@@ -15,6 +15,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  ARGS=…    passed on: make lab ARGS=--no-browser, make test ARGS='-k doctor'"
+	@echo "  CASES=…   how many: make oracle CASES=20000"
 	@echo "  PYTHON=…  which Python 3.11 or 3.12 makes .venv (else the first on PATH that works)"
 	@echo "  COURSEKIT_FLAVOUR=cpu|gpu|no-vllm  installs that flavour, whatever the machine looks like"
 
@@ -23,6 +24,9 @@ lab: setup ## set up, then open JupyterLab on notebook 01
 
 test: setup ## set up, then run every check: tests and notebooks
 	@exec $(VENV_PYTHON) -m pytest $(ARGS)
+
+oracle: setup ## compare the schedulers with vLLM's on CASES random cases
+	@exec $(VENV_PYTHON) -m tests.oracle --cases $(or $(CASES),20000) $(ARGS)
 
 notebooks: setup ## execute all notebooks anew, in place
 	@exec $(VENV_PYTHON) scripts/execute_notebooks.py $(ARGS)

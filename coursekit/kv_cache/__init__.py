@@ -2,7 +2,11 @@
 
 from coursekit.lazy import lazy_exports
 
-_HOME_OF = {"ContiguousKVCache": ".contiguous"}
+_HOME_OF = {
+    "BlockCounter": ".block_counter",
+    "ContiguousKVCache": ".contiguous",
+    "PrefixCachingBlocks": ".prefix_cache",
+}
 
 __all__ = sorted(_HOME_OF)
 __getattr__, __dir__ = lazy_exports(__name__, _HOME_OF)
