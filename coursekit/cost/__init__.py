@@ -1,11 +1,24 @@
-"""What a batch costs: the teaching formula, and the arithmetic beneath every roofline."""
+"""What a batch costs: the teaching formula, rooflines, and what was measured on a machine."""
 
 from coursekit.lazy import lazy_exports
 
 _HOME_OF = {
+    "Breakdown": ".roofline",
+    "CalibratedCost": ".calibrated",
+    "CostModel": ".base",
+    "DEVICES": ".devices",
+    "EFFICIENCIES": ".roofline",
+    "Efficiency": ".roofline",
     "FormulaCost": ".formula",
+    "Hardware": ".devices",
+    "MeasuredIteration": ".calibrated",
+    "Profile": ".calibrated",
+    "RooflineCost": ".roofline",
     "Work": ".arithmetic",
+    "calibrate_model": ".calibrate",
     "chunk_work": ".arithmetic",
+    "measure_batches": ".calibrate",
+    "measured_cpu": ".devices",
 }
 
 __all__ = sorted(_HOME_OF)

@@ -25,3 +25,26 @@ def test_lengths_under_one_are_refused(length):
         FormulaCost().prefill_s(length)
     with pytest.raises(ValueError, match="context_length must be >= 1"):
         FormulaCost().decode_s(length)
+
+
+def test_an_iteration_of_one_kind_costs_what_the_module_says():
+    cost = FormulaCost()
+    assert cost.iteration_s(0, 0, [(None, 1000, 0)]) == pytest.approx(cost.prefill_s(1000))
+    assert cost.iteration_s(1, 800, ()) == pytest.approx(cost.decode_s(800))
+
+
+def test_chunks_sum_to_the_prompt_but_for_a_base_each():
+    cost = FormulaCost()
+    chunks = [cost.iteration_s(0, 0, [(None, 250, at)]) for at in range(0, 1000, 250)]
+    assert sum(chunks) - 3 * cost.prefill_base_s == pytest.approx(cost.prefill_s(1000))
+
+
+def test_decodes_cost_by_their_mean_context_so_the_batch_is_free():
+    cost = FormulaCost()
+    assert cost.iteration_s(8, 8 * 500, ()) == cost.iteration_s(1, 500, ())
+
+
+def test_a_mixed_iteration_pays_one_base():
+    cost = FormulaCost()
+    riding = cost.iteration_s(4, 2000, [(None, 100, 0)]) - cost.iteration_s(0, 0, [(None, 100, 0)])
+    assert riding == pytest.approx(cost.decode_s(500) - cost.decode_base_s)
