@@ -16,11 +16,22 @@ __version__ = "0.1.0"
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _HOME_OF = {
+    "CalibratedCost": ".cost",
     "ChunkTimeline": ".widgets",
     "ChunkedPrefillProcessor": ".chunking",
+    "Engine": ".engine",
     "FormulaCost": ".cost",
+    "InterleavedPrefillDecodeScheduler": ".schedulers",
     "LiveTorchSource": ".analyzers",
     "PrefillDecodeAnalyzer": ".analyzers",
+    "PriorityAwareChunking": ".schedulers",
+    "Request": ".request",
+    "RooflineCost": ".cost",
+    "SimulatedExecutor": ".executors",
+    "StallFree": ".schedulers",
+    "TokenBudget": ".schedulers",
+    "Trace": ".trace",
+    "Workload": ".workload",
     "load_model": ".models",
     "load_tokenizer": ".models",
     "measure_blocking": ".analyzers",

@@ -54,10 +54,37 @@ def lab_command(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def simulate_command(parser: argparse.ArgumentParser) -> Run:
+    """Simulate a workload on a device: prints a table of metrics, and writes the record as parquet."""
+    from coursekit.schedulers import NAMES
+
+    add = parser.add_argument
+    add("--trace", required=True, type=Path, help="workload: CSV, JSONL or parquet (see coursekit.workload)")
+    add("--scheduler", default="token-budget", help=", ".join(NAMES))
+    add("--hardware", default="a100", help="a name in coursekit.cost.DEVICES")
+    add("--model", default="llama-2-7b", help="a name in coursekit.models.SHAPES")
+    add("--token-budget", type=int, default=512, help="most tokens of one iteration (default 512)")
+    add("--max-num-seqs", type=int, default=128, help="most requests that run at once (default 128)")
+    add("--num-blocks", type=int, help="KV blocks (default: what fits the device's memory)")
+    add("--block-size", type=int, default=16, help="tokens in a KV block (default 16)")
+    add("--slo-ttft", type=float, help="seconds to the first token, for goodput")
+    add("--slo-itl", type=float, help="seconds for a request's worst gap, for goodput")
+    add("--out", type=Path, help="write the record here (parquet)")
+    add("--chrome", type=Path, help="write a trace for Perfetto or chrome://tracing here (JSON)")
+
+    def run(options: argparse.Namespace) -> int:
+        from coursekit.simulate_report import run_and_report
+
+        return run_and_report(options)
+
+    return run
+
+
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "doctor": doctor_command,
     "prepare": prepare_command,
     "lab": lab_command,
+    "simulate": simulate_command,
 }
 
 
@@ -101,7 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and return the exit code.
 
-    An expected error (ValueError, RuntimeError) is one line on stderr and exit code 1; a wrong command line is 2.
+    An expected error (OSError, ValueError, RuntimeError) is one line on stderr and exit code 1; a wrong command line is 2.
     """
     parser = build_parser()
     options, more = parser.parse_known_args(argv)
@@ -110,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     options.more = more
     try:
         return options.run(options)
-    except (ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"coursekit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
