@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help lab test oracle notebooks doctor clean setup
+.PHONY: help lab test bench oracle notebooks doctor clean setup
 
 # Another project's module path in the shell (ROS, Spark, …) would shadow what .venv holds.
 unexport PYTHONHOME PYTHONPATH
@@ -27,6 +27,9 @@ test: setup ## set up, then run every check: tests and notebooks
 
 oracle: setup ## compare the schedulers with vLLM's on CASES random cases
 	@exec $(VENV_PYTHON) -m tests.oracle --cases $(or $(CASES),20000) $(ARGS)
+
+bench: setup ## run the benchmarks and write benchmarks/README.md
+	@exec $(VENV_PYTHON) benchmarks/simulator.py $(ARGS)
 
 notebooks: setup ## execute all notebooks anew, in place
 	@exec $(VENV_PYTHON) scripts/execute_notebooks.py $(ARGS)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coursekit.itl import itls, worst_itls_s
+from coursekit.schedulers.base import NO_LIMIT
 from coursekit.trace import Trace
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def request_metrics(trace: Trace) -> dict[str, np.ndarray]:
 def summarize(trace: Trace) -> list[dict]:
     """One row per metric: metric, over, n, mean, p50, p90, p95, p99, max; seconds.
 
-    Requests that have not finished are left out; `totals` counts them.
+    Rows over requests leave out those that have not finished (`totals` counts them); the row
+    over tokens holds every gap of the record.
     """
     finished = ~np.isnan(trace.requests["finished_s"])
     rows = []
@@ -89,8 +91,10 @@ def summary_table(trace: Trace) -> pd.DataFrame:
 def totals(trace: Trace, slo: Slo | None = None) -> dict[str, float]:
     """What describes the run as a whole.
 
-    Rates are per second from the first arrival to the last iteration's end. With `slo`, goodput
-    is the rate of requests that keep it, and slo_fraction their share of all that arrived.
+    Rates are per second from the first arrival to the last iteration's end. tokens_per_s counts
+    what users see served: prompts that have their first token, and output, once each, whatever
+    was computed again after a preemption. With `slo`, goodput is the rate of requests that keep
+    it, and slo_fraction their share of all that arrived (nan if none did).
     fairness is Jain's index (Jain, Chiu, Hawe 1984) of the finished requests' E2E per output
     token: 1 if all wait the same for a token, 1/n if one waits for everything. kv_*: share of
     the KV blocks in use, by time, if the record knows how many there are.
@@ -98,7 +102,7 @@ def totals(trace: Trace, slo: Slo | None = None) -> dict[str, float]:
     requests, iterations = trace.requests, trace.iterations
     finished = ~np.isnan(requests["finished_s"])
     span_s = _span_s(trace)
-    prompt = iterations["num_prefill_tokens"].sum()
+    prompt = requests["num_prompt_tokens"][~np.isnan(requests["first_token_s"])].sum()
     output = requests["num_output_tokens"].sum()
     found = {
         "num_requests": trace.num_requests,
@@ -108,13 +112,14 @@ def totals(trace: Trace, slo: Slo | None = None) -> dict[str, float]:
         "requests_per_s": _rate(finished.sum(), span_s),
         "output_tokens_per_s": _rate(output, span_s),
         "tokens_per_s": _rate(prompt + output, span_s),
-        "fairness": jain_index((request_metrics_e2e(trace) / requests["num_output_tokens"])[finished]),
+        "fairness": jain_index(_e2e_s_per_token(trace)[finished]),
         "num_preemptions": int(iterations["num_preempted"].sum()),
         **_kv_occupancy(trace),
     }
     if slo is not None:
         kept = int(keeps(trace, slo).sum())
-        found |= {"goodput_per_s": _rate(kept, span_s), "slo_fraction": kept / trace.num_requests}
+        share = kept / trace.num_requests if trace.num_requests else np.nan
+        found |= {"goodput_per_s": _rate(kept, span_s), "slo_fraction": share}
     return found
 
 
@@ -157,9 +162,12 @@ def weighted_percentiles(values: np.ndarray, weights: np.ndarray, percents) -> n
     return low + (high - low) * (places - below)
 
 
-def request_metrics_e2e(trace: Trace) -> np.ndarray:
-    """E2E of each request, (num_requests,), seconds; nan if unfinished."""
-    return trace.requests["finished_s"] - trace.requests["arrival_s"]
+def _e2e_s_per_token(trace: Trace) -> np.ndarray:
+    """E2E of each request by its output tokens, (num_requests,), seconds; nan if unfinished."""
+    requests = trace.requests
+    return (requests["finished_s"] - requests["arrival_s"]) / np.maximum(
+        requests["num_output_tokens"], 1
+    )
 
 
 def _row(name: str, over: str, values: np.ndarray, weights: np.ndarray) -> dict:
@@ -183,7 +191,7 @@ def _rate(count: float, span_s: float) -> float:
 
 def _kv_occupancy(trace: Trace) -> dict[str, float]:
     num_blocks = trace.info.get("scheduler", {}).get("num_blocks")
-    if not num_blocks or not trace.num_iterations:
+    if not num_blocks or num_blocks >= NO_LIMIT or not trace.num_iterations:
         return {}
     durations = trace.iterations["end_s"] - trace.iterations["start_s"]
     used = trace.iterations["num_blocks_used"] / num_blocks

@@ -57,7 +57,7 @@ RUNS = {
 TABLES = {"iterations": ITERATIONS, "requests": REQUESTS, "chunks": CHUNKS, "runs": RUNS}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Trace:
     """Four tables and a label that says where the times are from.
 

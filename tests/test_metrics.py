@@ -130,7 +130,21 @@ def test_a_request_of_one_token_has_no_gap_to_miss():
 def test_an_empty_record_has_empty_metrics():
     trace = run([])
     assert all(row["n"] == 0 and math.isnan(row["mean"]) for row in summarize(trace))
-    assert totals(trace)["num_requests"] == 0
+    found = totals(trace, Slo(itl_s=1.0))
+    assert found["num_requests"] == found["goodput_per_s"] == 0
+    assert math.isnan(found["slo_fraction"])
+
+
+def test_tokens_computed_again_after_a_preemption_are_served_once():
+    rows = [(0.0, 40, 60), (0.0, 40, 60), (0.0, 30, 50)]
+    trace = preempting(rows)
+    assert trace.iterations["num_prefill_tokens"].sum() > 110  # some were computed twice
+    found = totals(trace)
+    assert found["tokens_per_s"] * found["span_s"] == pytest.approx(110 + 170)
+
+
+def test_without_a_limit_on_blocks_there_is_no_share_of_them():
+    assert "kv_max" not in totals(run([(0.0, 10, 3)]))
 
 
 def test_kv_occupancy_is_weighted_by_time():
