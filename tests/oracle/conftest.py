@@ -5,7 +5,7 @@ import os
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def unchanged_environment():
     """vLLM for CPUs sets LD_PRELOAD and more, which later tests would hand to their children."""
     before = dict(os.environ)

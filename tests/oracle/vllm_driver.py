@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+_ENVIRONMENT = dict(os.environ)
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 # the CPU build says at every start that it has no compiled kernels; no kernel runs here
 logging.getLogger("vllm").setLevel(logging.ERROR)
@@ -40,6 +41,9 @@ from tests.oracle.schedule import Step  # noqa: E402
 from tests.oracle.strategies import GENERATED_TOKEN, Arrival, Case, Settings  # noqa: E402
 
 logging.getLogger("vllm").setLevel(logging.ERROR)
+# importing vLLM for CPUs sets LD_PRELOAD and more, which our children would inherit
+os.environ.clear()
+os.environ.update(_ENVIRONMENT)
 
 SMALLEST_LLAMA = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32",
