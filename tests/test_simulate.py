@@ -74,5 +74,11 @@ def test_kv_blocks_are_what_memory_leaves_beside_the_weights():
     assert num_blocks_that_fit("a100", "llama-2-7b", 16) == pytest.approx(7600, rel=0.02)
 
 
+def test_the_record_of_a_class_aware_run_says_what_each_class_got(workload):
+    settings = simulate(workload, "priority-aware").info["scheduler"]
+    assert settings["priority_chunk_sizes"]["high"] == 256
+    assert set(settings["shares"]) == {"high", "medium", "low"}
+
+
 def test_the_interleaved_scheduler_takes_the_budget_as_its_chunk_size():
     assert make_scheduler("interleaved", token_budget=77, max_num_seqs=4).chunk_size == 77

@@ -62,6 +62,10 @@ class PriorityAwareChunking(Scheduler):
         self._num_added = 0
         self._num_iterations_without_decodes = 0
 
+    def settings(self) -> dict:
+        own = {"priority_chunk_sizes": self.priority_chunk_sizes, "shares": self.shares}
+        return {**super().settings(), **own}
+
     def get_chunk_size(self, request: Request) -> int:
         """Most tokens of `request` in one iteration. Raises ValueError for an unknown class."""
         if request.priority_class not in self.priority_chunk_sizes:
