@@ -67,7 +67,7 @@ class Engine:
                 f"any of them, first {next(iter(scheduler.waiting), None)}; check its limits"
             )
         info = {"scheduler": scheduler.settings(), "extrapolated": _is_extrapolated(executor)}
-        return recorder.finish(executor.label, info)
+        return recorder.trace(executor.label, info)
 
 
 def _is_extrapolated(executor) -> bool:

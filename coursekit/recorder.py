@@ -19,7 +19,7 @@ from coursekit.trace import CHUNKS, ITERATIONS, REQUESTS, RUNS, Table, Trace
 
 
 class Recorder:
-    """Collects iterations, chunks and requests of one run; `finish` makes the `Trace`.
+    """Collects iterations, chunks and requests of one run; `trace` makes a `Trace` of them.
 
     Iterations in which only decoding goes on differ in their ends and KV blocks alone, so the
     other columns hold such a stretch as one row, and `_repeats` says of how many iterations.
@@ -64,7 +64,7 @@ class Recorder:
             before(context)
             new(samples)
         for request in batch.admitted:
-            if not request.num_preemptions:
+            if request.first_scheduled_s != request.first_scheduled_s:  # nan: not yet
                 request.first_scheduled_s = start_s
         self._write_iteration(batch, start_s, end_s, num_prefill, num_decode)
 
@@ -110,29 +110,29 @@ class Recorder:
         return table
 
     def finished(self, request: Request, now_s: float) -> None:
-        """Write down what became of a request (`now_s` nan: it has not finished)."""
-        row = (
-            request.index, request.arrival_s, request.num_prompt_tokens,
-            request.num_output_tokens, request.priority, request.priority_class,
-            request.first_scheduled_s, request.first_token_s, now_s,
-            request.num_preemptions, request.num_cached_tokens,
-        )  # fmt: skip
-        for append, value in zip(self._append_request, row):
+        """Write down what became of a request (`now_s` nan: it has been given up)."""
+        for append, value in zip(self._append_request, _row(request, now_s)):
             append(value)
 
-    def finish(self, label: str, info: dict) -> Trace:
-        """The record as a `Trace`. Requests still in the scheduler count as unfinished."""
+    @property
+    def num_prefill_tokens(self) -> int:
+        """Prefill tokens of the last iteration."""
+        return self._repeated["num_prefill_tokens"][-1]
+
+    def trace(self, label: str, info: dict) -> Trace:
+        """The record so far. Requests still in the scheduler are unfinished in it."""
         group = self.scheduler.group
-        for request in [*self.scheduler.running, *self.scheduler.waiting]:
-            if request.entry_clock >= 0:
-                group.remove(request)
-            self.finished(request, nan)
+        unfinished = [*self.scheduler.running, *self.scheduler.waiting]
+        staying = [request for request in unfinished if request.entry_clock >= 0]
+        stays = [(r.index, r.entry_clock, group.clock - r.entry_clock) for r in staying]
+        runs = dict(zip(RUNS, group.runs))
+        rows = [_row(r, nan, group.num_steps_of(r)) for r in unfinished]
         return Trace(
             label=label,
             iterations=self._iterations(),
-            requests=_in_order(_as_table(self._requests, REQUESTS)),
+            requests=_in_order(_as_table(self._requests, REQUESTS, rows)),
             chunks=_as_table(self._chunks, CHUNKS),
-            runs=_as_table(dict(zip(RUNS, group.runs)), RUNS),
+            runs=_as_table(runs, RUNS, [stay for stay in stays if stay[2]]),
             info=info,
         )
 
@@ -140,8 +140,23 @@ class Recorder:
 _CODE = {"f8": "d", "i8": "q", "i4": "i"}
 
 
-def _as_table(columns: dict[str, array], dtypes: dict[str, str]) -> Table:
-    return {name: np.array(columns[name], dtype) for name, dtype in dtypes.items()}
+def _row(request: Request, finished_s: float, num_more_tokens: int = 0) -> tuple:
+    """A request's row of REQUESTS; num_more_tokens: not on its own books yet."""
+    return (
+        request.index, request.arrival_s, request.num_prompt_tokens,
+        request.num_output_tokens + num_more_tokens, request.priority, request.priority_class,
+        request.first_scheduled_s, request.first_token_s, finished_s,
+        request.num_preemptions, request.num_cached_tokens,
+    )  # fmt: skip
+
+
+def _as_table(columns: dict, dtypes: dict[str, str], more: Sequence[tuple] = ()) -> Table:
+    """Columns, and some rows more, as numpy arrays."""
+    table = {name: np.array(columns[name], dtype) for name, dtype in dtypes.items()}
+    if more:
+        for (name, column), values in zip(table.items(), zip(*more, strict=True), strict=True):
+            table[name] = np.concatenate((column, np.array(values, column.dtype)))
+    return table
 
 
 def _in_order(requests: Table) -> Table:

@@ -6,6 +6,7 @@ _HOME_OF = {
     "BlockCounter": ".block_counter",
     "ContiguousKVCache": ".contiguous",
     "PrefixCachingBlocks": ".prefix_cache",
+    "SlottedKVCache": ".slotted",
 }
 
 __all__ = sorted(_HOME_OF)

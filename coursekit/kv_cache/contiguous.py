@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from coursekit.kv_cache.layout import allocate_kv
+
 if TYPE_CHECKING:
     from coursekit.models.config import ModelConfig
 
@@ -35,8 +37,7 @@ class ContiguousKVCache:
         if not 1 <= capacity <= limit:
             raise ValueError(f"cache capacity must be in 1..{limit} tokens, got {capacity}")
         shape = (config.num_layers, config.num_kv_heads, capacity, config.head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys, self.values = allocate_kv(shape, dtype, device)
         self.token_ids = torch.zeros(capacity, dtype=torch.long)
         self.capacity = capacity
         self.length = 0

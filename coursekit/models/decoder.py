@@ -9,16 +9,22 @@ token, and a mixed batch is several of both, packed without padding.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
 
 from coursekit.kv_cache.contiguous import ContiguousKVCache
+from coursekit.models.attention import attend
 from coursekit.models.config import ModelConfig
+from coursekit.models.linear import Linear
+
+# Attention of a packed batch. Gets the layer's number, queries (num_tokens, num_heads, head_dim)
+# and new keys and values (num_tokens, num_kv_heads, head_dim), stores the latter with those of
+# the tokens before, and returns what the queries gather, (num_tokens, num_heads, head_dim).
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,10 @@ class RotaryTable(nn.Module):
         self.sin: Tensor | None = None
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """positions: (num_tokens,) -> cos, sin, each (num_tokens, 1, head_dim)."""
+        """positions: (num_tokens,) -> cos, sin, each (num_tokens, 1, head_dim).
+
+        The sine of each pair's first half is negative: that is how `rotate` wants it.
+        """
         if self.cos is None or self.cos.device != positions.device or self.cos.dtype != dtype:
             self._fill(positions.device, dtype)
         return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
@@ -61,8 +70,9 @@ class RotaryTable(nn.Module):
     def _fill(self, device: torch.device, dtype: torch.dtype) -> None:
         frequencies = rotary_frequencies(self.config).to(device)  # (head_dim / 2,)
         positions = torch.arange(self.config.max_position_embeddings, device=device)
-        angles = torch.outer(positions.float(), frequencies).repeat(1, 2)
-        self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        angles = torch.outer(positions.float(), frequencies)  # (positions, head_dim / 2)
+        self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1).to(dtype)
+        self.sin = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(dtype)
 
 
 def rotary_frequencies(config: ModelConfig) -> Tensor:
@@ -85,57 +95,27 @@ def rotary_frequencies(config: ModelConfig) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (i, i + head_dim/2) of x, (num_tokens, heads, head_dim), by its angle."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Causal attention of a chunk's last tokens to the whole context.
-
-    queries: (num_heads, num_tokens, head_dim); keys, values: (num_kv_heads, context, head_dim)
-    with context >= num_tokens. The chunk's tokens are the *last* of the context, so query i
-    sees the first context - num_tokens + i + 1 keys. Returns the shape of `queries`.
-    """
-    num_tokens, context = queries.shape[1], keys.shape[1]
-    past = (keys[None], values[None])  # the fast kernels want a batch dimension
-    if num_tokens == 1:
-        # The heads of a group share their keys: as rows of one matrix they read them once.
-        rows = queries.view(1, len(keys), -1, queries.shape[2])  # (1, num_kv_heads, group, d)
-        return F.scaled_dot_product_attention(rows, *past).view_as(queries)
-    if num_tokens == context:
-        mask = {"is_causal": True}
-    else:
-        mask = {"attn_mask": causal_lower_right(num_tokens, context)}
-    return F.scaled_dot_product_attention(queries[None], *past, **mask, enable_gqa=True)[0]
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention (arXiv 2305.13245), each chunk against its own cache."""
+    """Grouped-query attention (arXiv 2305.13245); `attend` knows whose keys are whose."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_dim = config.head_dim
-        query_size = config.num_heads * config.head_dim
-        kv_size = config.num_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
-        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
+        size = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        self.qkv_proj = Linear(config.hidden_size, size)
+        self.o_proj = Linear(config.num_heads * config.head_dim, config.hidden_size)
 
-    def forward(self, x: Tensor, rotary, chunks: Sequence[Chunk], layer: int) -> Tensor:
-        """x: (num_tokens, hidden_size), all chunks packed one behind the other."""
-        per_head = (len(x), -1, self.head_dim)
-        queries = rotate(self.q_proj(x).view(per_head), *rotary)  # (num_tokens, num_heads, d)
-        keys = rotate(self.k_proj(x).view(per_head), *rotary)  # (num_tokens, num_kv_heads, d)
-        values = self.v_proj(x).view(per_head)
-        sizes = [len(chunk.token_ids) for chunk in chunks]
-        packed = zip(chunks, queries.split(sizes), keys.split(sizes), values.split(sizes))
-        outputs = []
-        for chunk, q, k, v in packed:
-            k, v = chunk.cache.write(layer, k.transpose(0, 1), v.transpose(0, 1))
-            out = attend(q.transpose(0, 1), k, v)  # (num_heads, chunk tokens, d)
-            outputs.append(out.transpose(0, 1).flatten(1))
-        return self.o_proj(torch.cat(outputs))
+    def forward(self, x: Tensor, rotary, attend: Attend, layer: int) -> Tensor:
+        """x: (num_tokens, hidden_size), the tokens of all requests packed together."""
+        heads = self.qkv_proj(x).view(len(x), -1, self.head_dim)  # (num_tokens, all heads, d)
+        turned = rotate(heads[:, : -self.num_kv_heads], *rotary)  # queries and keys
+        queries, keys = turned.split((self.num_heads, self.num_kv_heads), dim=1)
+        out = attend(layer, queries, keys, heads[:, -self.num_kv_heads :])
+        return self.o_proj(out.view(len(x), -1))
 
 
 class SwiGLU(nn.Module):
@@ -143,12 +123,12 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up_proj = Linear(config.hidden_size, 2 * config.intermediate_size)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:  # (num_tokens, hidden_size) -> same
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class Layer(nn.Module):
@@ -161,13 +141,14 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: Tensor, rotary, chunks: Sequence[Chunk], layer: int) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotary, chunks, layer)
+    def forward(self, x: Tensor, rotary, attend: Attend, layer: int) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, attend, layer)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Decoder(nn.Module):
-    """The whole model. Attribute names follow Hugging Face's, so its weights load as they are."""
+    """The whole model. Attribute names follow Hugging Face's and, where matrices that share an
+    input are one matrix here, vLLM's; `load.STACKED` lists those."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -175,7 +156,7 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         self.rotary = RotaryTable(config)
@@ -192,7 +173,6 @@ class Decoder(nn.Module):
         """An empty cache for one request of up to `capacity` tokens."""
         return ContiguousKVCache(self.config, capacity, self.dtype, self.device)
 
-    @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
         """Run one iteration: every chunk behind its own cache, all in one packed batch.
 
@@ -204,15 +184,24 @@ class Decoder(nn.Module):
         self._check(chunks)
         token_ids = torch.cat([chunk.token_ids for chunk in chunks]).to(self.device)
         positions = torch.cat([_positions(chunk) for chunk in chunks]).to(self.device)
-        rotary = self.rotary(positions, self.dtype)
-        x = self.embed_tokens(token_ids)  # (num_tokens, hidden_size)
-        for index, layer in enumerate(self.layers):
-            x = layer(x, rotary, chunks, index)
         ends = torch.tensor([len(chunk.token_ids) for chunk in chunks]).cumsum(0) - 1
-        logits = self.lm_head(self.norm(x[ends.to(self.device)]))
+        logits = self.run(token_ids, positions, _attend_by(chunks), ends.to(self.device))
         for chunk in chunks:
             chunk.cache.commit(chunk.token_ids)
         return logits
+
+    @torch.inference_mode()
+    def run(self, token_ids: Tensor, positions: Tensor, attend: Attend, rows: Tensor) -> Tensor:
+        """Logits at some rows of a packed batch, (len(rows), vocab_size).
+
+        token_ids, positions: (num_tokens,) on the model's device; rows: (n,), which of them to
+        sample from. attend: see `Attend`; nothing is checked here.
+        """
+        rotary = self.rotary(positions, self.dtype)
+        x = self.embed_tokens(token_ids)  # (num_tokens, hidden_size)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rotary, attend, index)
+        return self.lm_head(self.norm(x[rows]))
 
     def _check(self, chunks: Sequence[Chunk]) -> None:
         if not chunks:
@@ -234,6 +223,22 @@ class Decoder(nn.Module):
                     f"token ids must be in 0..{self.config.vocab_size - 1}, "
                     f"got {low if low < 0 else high}; use this model's own tokenizer"
                 )
+
+
+def _attend_by(chunks: Sequence[Chunk]) -> Attend:
+    """Attention of a batch in which each chunk has a cache of its own."""
+    sizes = [len(chunk.token_ids) for chunk in chunks]
+
+    def attend_each(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        packed = zip(chunks, queries.split(sizes), keys.split(sizes), values.split(sizes))
+        outputs = []
+        for chunk, q, k, v in packed:
+            k, v = chunk.cache.write(layer, k.transpose(0, 1), v.transpose(0, 1))
+            out = attend(q.transpose(0, 1), k, v)  # (num_heads, chunk tokens, d)
+            outputs.append(out.transpose(0, 1))
+        return torch.cat(outputs)
+
+    return attend_each
 
 
 def _positions(chunk: Chunk) -> Tensor:

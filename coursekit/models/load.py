@@ -10,7 +10,13 @@ import torch
 from coursekit.device import detect_device
 from coursekit.models.config import SHAPES, ModelConfig
 from coursekit.models.decoder import Decoder
+from coursekit.models.linear import Linear
 from coursekit.models.store import resolve_model
+
+MOST_PREPACKED_BYTES = 2**31  # a larger model's weights are not kept twice
+
+# Matrices that the decoder holds as one, and their parts in a model's files.
+STACKED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
 def load_model(
@@ -89,7 +95,19 @@ def _read_weights(folder: Path, dtype: torch.dtype, device: torch.device) -> dic
     for path in files:
         for name, tensor in load_file(path, device=str(device)).items():
             weights[name.removeprefix("model.")] = tensor.to(dtype)
+    _stack(weights)
     return weights
+
+
+def _stack(weights: dict) -> None:
+    """Make one matrix of those in STACKED that share an input, in place."""
+    for whole, parts in STACKED.items():
+        for first in [name for name in weights if f".{parts[0]}." in name]:
+            names = [first.replace(parts[0], part) for part in parts]
+            if missing := [name for name in names if name not in weights]:
+                raise ValueError(_missing(missing))
+            matrices = [weights.pop(name) for name in names]
+            weights[first.replace(parts[0], whole)] = torch.cat(matrices)
 
 
 def _finish(model: Decoder) -> Decoder:
@@ -98,11 +116,23 @@ def _finish(model: Decoder) -> Decoder:
         model.lm_head.weight = model.embed_tokens.weight
     missing = [name for name, weight in model.named_parameters() if weight.is_meta]
     if missing:
-        raise ValueError(
-            f"{len(missing)} weights are missing in the model's files, first {missing[0]}; "
-            "is the download complete?"
-        )
+        raise ValueError(_missing(missing))
+    if 2 * _num_bytes(model) < MOST_PREPACKED_BYTES:
+        for module in model.modules():
+            if isinstance(module, Linear):
+                module.prepack()
     return model.eval().requires_grad_(False)
+
+
+def _num_bytes(model: Decoder) -> int:
+    return sum(weight.numel() * weight.itemsize for weight in model.parameters())
+
+
+def _missing(names: list[str]) -> str:
+    return (
+        f"{len(names)} weights are missing in the model's files, first {names[0]}; "
+        "is the download complete?"
+    )
 
 
 def _check_memory(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:

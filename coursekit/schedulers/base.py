@@ -102,6 +102,30 @@ class Scheduler:
             self._release(request)
         return finished
 
+    def abort(self, request: Request) -> None:
+        """Drop a request between two steps, as it stands; its KV blocks are free again.
+
+        Raises ValueError for one that neither waits nor runs.
+        """
+        if request in self.running:
+            self._leave_group(request)
+        elif request in self.waiting:
+            self.waiting.remove(request)
+        else:
+            raise ValueError(f"{request} neither waits nor runs; nothing to abort")
+        self._release(request)
+
+    def abandon(self, batch: Batch) -> None:
+        """Undo a batch that was decided and then failed: nobody has got its tokens.
+
+        All running requests lose their blocks and compute their tokens again. Without prefix
+        caching; it may hold blocks as known that were never filled.
+        """
+        if batch.num_decodes:  # what `_take_decodes` took: it is not on the members' books yet
+            self.kv.num_free += self.group.num_blocks_needed()
+        for request in reversed(list(self.running)):
+            self._preempt(request)
+
     can_cache_prefixes = False  # whether the policy works with a KV cache that shares prefixes
 
     can_jump = True  # False for a policy that decides by more than requests, blocks and budget
@@ -196,6 +220,6 @@ class Scheduler:
             self.group.remove(request)
 
     def _release(self, request: Request) -> None:
-        del self.running[request]
+        self.running.pop(request, None)  # one that was aborted may still wait
         self.catching_up.pop(request, None)
         self.kv.release(request)

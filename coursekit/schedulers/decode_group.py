@@ -42,6 +42,10 @@ class DecodeGroup:
         finish = clock + request.max_tokens - request.num_output_tokens
         heappush(self._finishing, (finish, request.running_order, request))
 
+    def num_steps_of(self, request: Request) -> int:
+        """Steps since a member entered; 0 for a request that is no member."""
+        return self.clock - request.entry_clock if request.entry_clock >= 0 else 0
+
     def remove(self, request: Request) -> None:
         """Take a member out, its own state brought up to date."""
         steps = self.clock - request.entry_clock

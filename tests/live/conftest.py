@@ -1,0 +1,18 @@
+"""A tiny model whose tokens depend on all of their context."""
+
+import pytest
+import torch
+
+from coursekit.models import build_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config):
+    """As the tiny model of other tests, but with large weights: with small ones a token hardly
+    depends on what it attends to, and faults of attention would not show."""
+    model = build_model(tiny_config, seed=1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "proj" in name:
+                weight.mul_(12)
+    return model
