@@ -92,14 +92,19 @@ class Profile:
             raw = json.loads(Path(path).read_text())
             if raw.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT!r}")
-            raw["residuals"] = Residuals(**raw["residuals"])
-            raw["held_out"] = Residuals(**raw["held_out"])
-            profile = cls(**raw)
-            profile._check()
+            profile = cls.from_dict(raw)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path} is not a cost profile ({error}); write one with CalibratedCost.save"
             ) from error
+        return profile
+
+    @classmethod
+    def from_dict(cls, raw: dict) -> Profile:
+        """From plain values, as `dataclasses.asdict` makes them. Raises ValueError for bad ones."""
+        parts = {name: Residuals(**raw[name]) for name in ("residuals", "held_out")}
+        profile = cls(**{**raw, **parts})
+        profile._check()
         return profile
 
     def _check(self) -> None:

@@ -42,12 +42,13 @@ class Step(NamedTuple):
 class LiveEngine:
     """Base of engines on a real clock; seconds count from its creation or `restart_clock`.
 
-    label: "live (device)". max_token_budget: what it was built for; vocab_size: token ids are
-    below it. requests: index -> request, of those that are not done.
+    label: "live (device)". max_token_budget, max_model_len: what it was built for, most tokens of
+    an iteration and of a request; vocab_size: token ids are below it. requests: index -> request, of those that are not done.
     """
 
     label: str
     max_token_budget: int
+    max_model_len: int
     vocab_size: int
 
     def __init__(self):

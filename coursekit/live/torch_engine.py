@@ -46,6 +46,7 @@ class TorchEngine(LiveEngine):
                 "the scheduler a BlockCounter"
             )
         self.scheduler = scheduler
+        self.max_model_len = max_model_len
         # the interleaved policy has no budget: what is turned is the size of its one chunk
         self._knob = "chunk_size" if scheduler.token_budget >= NO_LIMIT else "token_budget"
         self.max_token_budget = max_num_tokens or getattr(scheduler, self._knob)

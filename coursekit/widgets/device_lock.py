@@ -1,18 +1,58 @@
 """One measurement at a time: two widgets that share a device would only measure each other.
 
-This is an agreement among the widgets of one kernel. It does not keep other cells or other
-processes off the device.
+This is an agreement among the widgets of one user on one machine, also of several notebooks. It
+does not keep other cells or other programs off the device. It ends with the process.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-_lock = threading.Lock()
-_holder = ""
+LOCK_FILE = Path(tempfile.gettempdir(), f"coursekit-device-{os.getuid()}.lock")
 _POLL_S = 0.05
+_lock = threading.Lock()
+_file = None
+
+
+def take_device(name: str) -> str | None:
+    """Hold the device as `name`, or, if another holds it, return that one's name."""
+    global _file
+    if not _lock.acquire(blocking=False):
+        return _holder()
+    file = open(LOCK_FILE, "a+")  # noqa: SIM115 - it is held open, and with it the lock
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        _lock.release()
+        return f"{_holder()} in another notebook"
+    file.truncate(0)
+    file.write(name)
+    file.flush()
+    _file = file
+    return None
+
+
+def release_device() -> None:
+    """Let go of the device. Raises RuntimeError if this process does not hold it."""
+    global _file
+    if _file is None:
+        raise RuntimeError("the device is not held; take it before releasing it")
+    _file.truncate(0)
+    _file.close()
+    _file = None
+    _lock.release()
+
+
+def _holder() -> str:
+    return LOCK_FILE.read_text() or "another widget"
 
 
 @contextmanager
@@ -27,18 +67,16 @@ def hold_device(
     present holder's name if there is a wait. should_stop: polled while waiting.
     Yields True once held, False if `should_stop` ended the wait.
     """
-    global _holder
-    held = _lock.acquire(blocking=False)
-    if not held and on_wait is not None:
-        on_wait(_holder)
-    while not held and not (should_stop is not None and should_stop()):
-        held = _lock.acquire(timeout=_POLL_S)
-    if not held:
+    holder = take_device(name)
+    if holder is not None and on_wait is not None:
+        on_wait(holder)
+    while holder is not None and not (should_stop is not None and should_stop()):
+        time.sleep(_POLL_S)
+        holder = take_device(name)
+    if holder is not None:
         yield False
         return
     try:
-        _holder = name
         yield True
     finally:
-        _holder = ""
-        _lock.release()
+        release_device()

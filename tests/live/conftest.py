@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from coursekit.models import build_model
+from tests.live.tiny_folder import write_tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,9 @@ def tiny_model(tiny_config):
             if "proj" in name:
                 weight.mul_(12)
     return model
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory, tiny_model):
+    """The tiny model as a folder."""
+    return str(write_tiny_model(tmp_path_factory.mktemp("tiny") / "model", tiny_model))
