@@ -45,11 +45,6 @@ class TunerPicture:
             [], [], marker="X", color=style.PREFILL, linestyle="none", markersize=9
         )
         self._slo = self._gaps.axhline(1, color=style.TEXT, linewidth=1.5, linestyle="--")
-        self._slo_text = self._gaps.annotate(
-            "", (0.005, 1), (0, 3), xycoords=("axes fraction", "data"),
-            textcoords="offset points", fontsize=style.NOTE_SIZE,
-            bbox={"boxstyle": "round,pad=0.1", "facecolor": style.PAPER, "edgecolor": "none"},
-        )  # fmt: skip
         self._arrivals = [ax.vlines([], 0, 1, colors=style.MUTED, linestyles=":") for ax in
                           (self._tokens, self._gaps)]  # fmt: skip
         self._dress()
@@ -74,19 +69,22 @@ class TunerPicture:
         self._gaps.set_yscale("log")
         self._gaps.yaxis.set_major_formatter(lambda value, _: _short_seconds(value))
         self._gaps.yaxis.set_minor_formatter(lambda value, _: "")
-        self._fine.set_label("gap within the SLO")
-        self._over.set_label("gap over it")
+        self._fine.set_label("gap")
+        self._over.set_label("gap over the SLO")
         self._arrivals[0].set_label("prompt arrives")
+        self._slo.set_label("SLO 60,000 ms")  # as wide as it gets
         look = {"hatch": style.PREFILL_HATCH, "edgecolor": style.PAPER}
         handles = [
             Patch(facecolor=style.DECODE, label="decode"),
             Patch(facecolor=style.PREFILL, label="prefill", **look),
-            self._fine, self._over, self._arrivals[0],
+            self._fine, self._over, self._arrivals[0], self._slo,
         ]  # fmt: skip
-        self._tokens.legend(
-            handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=5,
-            frameon=False, fontsize=style.NOTE_SIZE, columnspacing=1.0, handlelength=1.2,
+        legend = self._tokens.legend(
+            handles=handles, loc="lower right", bbox_to_anchor=(1.01, 1.0), ncols=6,
+            frameon=False, fontsize=style.NOTE_SIZE, columnspacing=0.8, handlelength=1.1,
+            handletextpad=0.5,
         )  # fmt: skip
+        self._slo_text = legend.get_texts()[-1]
 
     def update(self, view: TunerView, from_s: float | None = None) -> None:
         """Show `view` from `from_s` on (None: all of it)."""
@@ -112,9 +110,10 @@ class TunerPicture:
         starts, ends = np.array(view.starts_s[first:]), np.array(view.ends_s[first:])
         decode = np.array(view.num_decode[first:], float)
         total = decode + np.array(view.num_prefill[first:], float)
-        parted = 0.8 if len(starts) <= MOST_PARTED else 0
+        parted = len(starts) <= MOST_PARTED
         for bars in (self._decode, self._prefill):
-            bars.set_linewidth(parted)
+            bars.set_linewidth(0.8 if parted else 0)
+            bars.set_antialiased(parted)  # smoothed edges leave slits between bars
         self._decode.set_verts(_bars(starts, ends, np.zeros(len(starts)), decode))
         busy = total > decode
         self._prefill.set_verts(_bars(starts[busy], ends[busy], decode[busy], total[busy]))
@@ -130,7 +129,6 @@ class TunerPicture:
         self._fine.set_data(ends[~over], gaps[~over])
         self._over.set_data(ends[over], gaps[over])
         self._slo.set_ydata([view.slo_s, view.slo_s])
-        self._slo_text.xy = (0.005, view.slo_s)
         self._slo_text.set_text(f"SLO {style.format_seconds(view.slo_s)}")
         values = np.append(gaps[gaps > 0], view.slo_s)
         self._gaps.set_ylim(max(values.min() / 1.6, LEAST_GAP_S), values.max() * 2)

@@ -159,7 +159,7 @@ class ChunkTuner(widgets.VBox):
         rows = [
             widgets.HBox([self.source, self.scheduler, self.hardware, self.shape]),
             widgets.HBox([self.streams, self.prompt, self.slo]),
-            widgets.HBox([self.slider, self.budget]),
+            widgets.HBox([self.budget, self.slider]),
             widgets.HBox([self.start, self.stop, self.inject]),
         ]
         self._closed = False
@@ -174,7 +174,7 @@ class ChunkTuner(widgets.VBox):
         from coursekit.models import SHAPES
 
         menu, wide = widgets.Dropdown, {"description_width": "initial"}
-        narrow = {"layout": {"width": "190px"}, "style": wide}
+        narrow = {"layout": {"width": "215px"}, "style": wide}
         self.source = menu(description="Source", options=list(SOURCES), value=source, **narrow)
         self.scheduler = menu(
             description="Scheduler", options=list(NAMES), value="token-budget",
@@ -198,13 +198,13 @@ class ChunkTuner(widgets.VBox):
         )  # fmt: skip
         options = [(f"{style.format_count(n)} tokens", n) for n in BUDGETS]
         self.slider = widgets.SelectionSlider(
-            description="Token budget", options=options, value=256, readout=False,
-            continuous_update=True, style=wide, layout={"width": "420px"},
+            options=options, value=256, readout=False, continuous_update=True,
+            layout={"width": "420px"},
         )  # fmt: skip
         # the slider's handle can't be named for screen readers; this menu is, and does the same
         self.budget = menu(
-            options=options, value=256, layout={"width": "150px"},
-            tooltip="Token budget: most tokens of one iteration",
+            description="Token budget", options=options, value=256, style=wide,
+            layout={"width": "210px"}, tooltip="most tokens of one iteration",
         )  # fmt: skip
         widgets.link((self.slider, "value"), (self.budget, "value"))
         self._build_buttons()
@@ -443,7 +443,7 @@ def _readout(view: TunerView) -> str:
         f'<strong style="font-size: 1.5em">{value}</strong></div>'
         for name, value in numbers
     )
-    look = "display: flex; font-size: 1.1em; line-height: 1.4"
+    look = "display: flex; flex-wrap: wrap; font-size: 1.1em; line-height: 1.4; white-space: nowrap"
     return f'<div style="{look}">{cells}{_table(view.prompts[-ROWS:])}</div>'
 
 
