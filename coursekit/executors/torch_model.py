@@ -15,8 +15,10 @@ import torch
 
 from coursekit.batch import Batch
 from coursekit.device import detect_device
+from coursekit.executors.cuda_graph import MOST_ROWS, DecodeGraphs
 from coursekit.executors.packed import PackedBatch, Part
 from coursekit.kv_cache.slotted import SlottedKVCache
+from coursekit.models.kernels import decode_kernels
 from coursekit.models.sampling import Sampling
 from coursekit.request import Request
 
@@ -29,9 +31,10 @@ class TorchExecutor:
 
     max_num_tokens: most tokens of one batch; sampling: how tokens are chosen (default: the most
     likely). label: "live (device)". tokens: request -> its token ids, prompt and generated; slots:
-    request -> its KV slot.
-    Raises ValueError for a size out of range, and MemoryError if KV cache and activations do
-    not fit beside the weights.
+    request -> its KV slot. cuda_graphs: whether batches of decodes alone are replayed from CUDA
+    graphs (default: on CUDA, if Triton works there; `models.kernels` logs it if not).
+    Raises ValueError for a size out of range and for CUDA graphs where they can't be had, and
+    MemoryError if KV cache and activations do not fit beside the weights.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class TorchExecutor:
         max_model_len: int = 2048,
         max_num_tokens: int = 2048,
         sampling: Sampling | None = None,
+        cuda_graphs: bool | None = None,
     ):
         if max_num_tokens < 1:
             raise ValueError(f"max_num_tokens must be >= 1, got {max_num_tokens}")
@@ -52,8 +56,30 @@ class TorchExecutor:
         self.cache = SlottedKVCache(
             model.config, max_num_seqs, max_model_len, model.dtype, model.device
         )
+        self._kernels = decode_kernels(model.device)
+        self._graphs: DecodeGraphs | None = None
+        if cuda_graphs and self._kernels is None:
+            raise ValueError(
+                f"cuda_graphs=True needs a CUDA device on which Triton works, the model is on "
+                f"{model.device}; leave it out"
+            )
+        if cuda_graphs is not False and self._kernels is not None:
+            self._graphs = DecodeGraphs(model, self.cache, self._kernels)
         self.tokens: dict[Request, list[int]] = {}
         self.slots: dict[Request, int] = {}
+
+    @property
+    def uses_cuda_graphs(self) -> bool:
+        """Whether batches of decodes alone are replayed from CUDA graphs."""
+        return self._graphs is not None and self._graphs.capture
+
+    def warm_up(self) -> None:
+        """Record all CUDA graphs now, so that no iteration of a run takes longer for it.
+
+        Does nothing without graphs. Raises RuntimeError if one can't be recorded.
+        """
+        if self._graphs is not None:
+            self._graphs.capture_all()
 
     def add(self, request: Request, prompt_token_ids: Sequence[int]) -> None:
         """Take in a request's prompt, before the first batch with it.
@@ -98,19 +124,40 @@ class TorchExecutor:
             )
         contexts = {request: context for request, _, context in batch.chunks}
         parts = [self._part(request, n, contexts.get(request)) for request, n in work]
-        packed = PackedBatch(parts, self.cache)
-        owners = [work[index][0] for index in packed.order]
-        done = [i for i, owner in enumerate(owners) if packed.parts[i].end == self._length(owner)]
-        logits = self.model.run(
-            packed.token_ids, packed.positions, packed.attend, packed.rows[done]
-        )
-        places = [(owners[i].index, packed.parts[i].end) for i in done]
-        sampled = self.sampling.choose(logits, places) if done else []
-        packed.commit()
-        new = {owners[i]: token for i, token in zip(done, sampled, strict=True)}
+        done = [i for i, (request, _) in enumerate(work) if parts[i].end == self._length(request)]
+        places = [(work[i][0].index, parts[i].end) for i in done]
+        sampled = self._run(parts, done, places)
+        for part in parts:  # the forward succeeded: what it wrote is valid
+            self.cache.lengths[part.slot] = part.end
+        new = {work[i][0]: token for i, token in zip(done, sampled, strict=True)}
         for request, token in new.items():
             self.tokens[request].append(token)
         return new
+
+    def _run(
+        self, parts: list[Part], done: list[int], places: list[tuple[int, int]]
+    ) -> list[int]:
+        """Run all parts; a token for each of those that are `done`, whose places are given.
+
+        Returns when the device has finished, else the time of this iteration would show up in
+        a later one.
+        """
+        if self._graphs is not None and self._graphs.takes(parts):
+            logits, likeliest = self._graphs.run(parts)
+            if self.sampling.temperature == 0:
+                tokens = likeliest.tolist()
+                return [tokens[index] for index in done]
+            logits = logits[done]
+        else:
+            packed = PackedBatch(parts, self.cache, self._kernels)
+            logits = self.model.run(
+                packed.token_ids, packed.positions, packed.attend, packed.last_rows(done)
+            )
+        if done:
+            return self.sampling.choose(logits, places)
+        if logits.is_cuda:
+            torch.cuda.synchronize(logits.device)
+        return []
 
     def release(self, request: Request) -> None:
         """Free the KV slot of a request, if it has one; it keeps its tokens."""
@@ -148,13 +195,16 @@ def check_memory(
     """Raise MemoryError if KV cache and activations do not fit into what is free now.
 
     The weights are loaded already. Counted: keys and values of every slot; of the largest
-    batch, the widest tensors that a layer holds at once, and the logits.
+    batch, the widest tensors that a layer holds at once, and the logits; on CUDA, the same of
+    the largest decode step once more, since CUDA graphs have memory of their own. Not counted:
+    what the decode kernels keep between their two halves, under a thousandth of the KV cache.
     """
     config, width = model.config, model.dtype.itemsize
     kv = max_num_seqs * max_model_len * config.kv_bytes_per_token(width)
-    heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-    widest = 3 * config.hidden_size + max(heads, 3 * config.intermediate_size)
-    activations = max_num_tokens * widest * width + max_num_seqs * config.vocab_size * 2 * width
+    activations = _activation_bytes(model, max_num_tokens, max_num_seqs)
+    if model.device.type == "cuda":
+        rows = min(max_num_seqs, MOST_ROWS)
+        activations += _activation_bytes(model, rows, rows)
     free = _free_bytes(model.device)
     if free is not None and kv + activations > free:
         raise MemoryError(
@@ -165,10 +215,19 @@ def check_memory(
         )
 
 
+def _activation_bytes(model: Decoder, num_tokens: int, num_rows: int) -> int:
+    """What a forward over so many tokens needs, with logits (and a copy) at so many rows."""
+    config, width = model.config, model.dtype.itemsize
+    heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    widest = 3 * config.hidden_size + max(heads, 3 * config.intermediate_size)
+    return (num_tokens * widest + num_rows * config.vocab_size * 2) * width
+
+
 def _free_bytes(device: torch.device) -> int | None:
     """Memory that is free on the device; None where it can't be told."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cuda":  # PyTorch keeps memory that nobody uses any more, for reuse
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     if device.type == "cpu":
         import psutil
 

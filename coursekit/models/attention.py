@@ -6,14 +6,21 @@ how the tokens of many requests are packed is the executor's.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
 from coursekit.kv_cache.layout import multiplies_plainly
 
-BLOCK_ROWS = 384  # rows of a block of scores: as many as stay in a core's cache
+# On an H100 PyTorch would take cuDNN's kernel for a whole prompt, which plans anew for every
+# length, and flash attention for a chunk behind others. One kernel for both: a comparison of
+# chunked and one-shot prefill then compares the chunking.
+CUDA_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+BLOCK_ROWS = 192  # rows of a block of scores: as many as stay in a core's cache
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -33,7 +40,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     else:
         mask = {"attn_mask": causal_lower_right(num_tokens, context)}
     past = (keys[None], values[None])  # the fast kernels want a batch dimension
-    return F.scaled_dot_product_attention(queries[None], *past, **mask, enable_gqa=True)[0]
+    with sdpa_kernel(CUDA_KERNELS) if queries.is_cuda else nullcontext():
+        return F.scaled_dot_product_attention(queries[None], *past, **mask, enable_gqa=True)[0]
 
 
 def attend_one(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -62,18 +70,14 @@ def _attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     (num_heads, num_tokens, size), (num_kv_heads, context, _) = queries.shape, keys.shape
     group, past = num_heads // num_kv_heads, context - num_tokens
     queries = (queries * size**-0.5).view(num_kv_heads, group, num_tokens, size)
-    outputs = torch.empty_like(queries)
-    step = max(1, BLOCK_ROWS // group)
-    future = torch.ones(step, step, dtype=torch.bool).triu(1)
+    step, outputs = max(1, BLOCK_ROWS // group), []
+    future = torch.full((step, step), -torch.inf, dtype=queries.dtype).triu(1)
     for start in range(0, num_tokens, step):
         end = min(start + step, num_tokens)
         seen, block = past + end, end - start
-        for head in range(num_kv_heads):
-            rows = queries[head, :, start:end].reshape(group * block, size)
-            scores = torch.mm(rows, keys[head, :seen].t()).view(group, block, seen)
-            scores[:, :, past + start :].masked_fill_(future[:block, :block], -torch.inf)
-            weights = scores.softmax(-1).view(group * block, seen)
-            outputs[head, :, start:end] = torch.mm(weights, values[head, :seen]).view(
-                group, block, size
-            )
-    return outputs.view(num_heads, num_tokens, size)
+        rows = queries[:, :, start:end].reshape(num_kv_heads, group * block, size)
+        scores = torch.bmm(rows, keys[:, :seen].transpose(1, 2))
+        scores.view(num_kv_heads, group, block, seen)[..., past + start :] += future[:block, :block]
+        out = torch.bmm(scores.softmax(-1), values[:, :seen])  # (num_kv_heads, rows, size)
+        outputs.append(out.view(num_kv_heads, group, block, size))
+    return torch.cat(outputs, dim=2).view(num_heads, num_tokens, size)

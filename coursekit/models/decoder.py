@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from coursekit.kv_cache.contiguous import ContiguousKVCache
 from coursekit.models.attention import attend
 from coursekit.models.config import ModelConfig
+from coursekit.models.kernels import fused_kernels
 from coursekit.models.linear import Linear
 
 # Attention of a packed batch. Gets the layer's number, queries (num_tokens, num_heads, head_dim)
@@ -44,6 +45,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:  # (num_tokens, size) -> same
+        if x.is_cuda:  # the same in one kernel
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         wide = x.float()
         scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return (wide * scale).to(x.dtype) * self.weight
@@ -95,6 +98,8 @@ def rotary_frequencies(config: ModelConfig) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (i, i + head_dim/2) of x, (num_tokens, heads, head_dim), by its angle."""
+    if (fused := fused_kernels(x.device)) is not None:
+        return fused.rotate(x, cos, sin)
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
@@ -127,7 +132,10 @@ class SwiGLU(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:  # (num_tokens, hidden_size) -> same
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        both = self.gate_up_proj(x)
+        if (fused := fused_kernels(x.device)) is not None:
+            return self.down_proj(fused.gate(both))
+        gate, up = both.chunk(2, dim=-1)
         return self.down_proj(F.silu(gate) * up)
 
 

@@ -34,9 +34,7 @@ def test_single_tokens_come_first_by_slot_and_rows_are_the_last_of_each_part(tin
     assert batch.token_ids.tolist() == [1, 2, 7, 8, 9, 3, 4]
     assert batch.positions.tolist() == [5, 9, 4, 5, 6, 0, 1]
     assert batch.rows.tolist() == [0, 1, 4, 6] and batch.order == [2, 1, 0, 3]
-    assert cache.lengths == [0, 0, 0, 0]
-    batch.commit()
-    assert cache.lengths == [6, 7, 2, 10]
+    assert batch.last_rows([0, 2, 3]).tolist() == [4, 0, 6]
 
 
 def test_rows_read_no_further_than_their_own_request(tiny_config):
