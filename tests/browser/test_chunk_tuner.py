@@ -1,133 +1,26 @@
 """The chunk tuner in the real JupyterLab: simulated under the slider, then live on the CPU model."""
 
-import time
 from pathlib import Path
 
-import nbformat
-import psutil
-import pytest
-
 from tests.browser import jupyterlab as lab
+from tests.browser.chunk_tuner_page import (
+    PROMPT_TIMEOUT_S, START_TIMEOUT_S, WIDGET, Tuner, open_tuner, slide_there_and_back, workers,
+    write_notebook,
+)  # fmt: skip
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
-WIDGET = ".coursekit-chunk-tuner"
-CELL = "from coursekit import ChunkTuner\n\ntuner = ChunkTuner()\ntuner"
-START_TIMEOUT_S = 180.0
-PROMPT_TIMEOUT_S = 120.0
 SLIDER_LIMIT_S = 1.0  # ten times what a quiet machine may take
 
 
-@pytest.fixture
-def notebook(tmp_path) -> Path:
-    """A notebook with the tuner in its only cell."""
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    path = folder / "tuner.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)]), path)
-    return path
-
-
-class Tuner:
-    """The widget as it is on the page."""
-
-    def __init__(self, page):
-        self.page = page
-
-    def choose(self, name: str, value: str) -> None:
-        """Pick `value` in the menu that is called `name`, as with a screen reader."""
-        self.page.locator(WIDGET).get_by_label(name, exact=True).select_option(value)
-
-    def click(self, name: str) -> None:
-        self.page.locator(f"{WIDGET} .coursekit-{name}").click()
-
-    def wait_enabled(self, name: str, timeout_s: float) -> None:
-        self.page.wait_for_selector(
-            f"{WIDGET} button.coursekit-{name}:not([disabled])", timeout=timeout_s * 1000
-        )
-
-    def status(self) -> str:
-        return self.page.locator(f"{WIDGET} .coursekit-status").inner_text()
-
-    def prompts(self) -> list[list[str]]:
-        """The table's rows: prompt, budget, worst gap, TTFT."""
-        rows = self.page.locator(f"{WIDGET} .coursekit-readout tr").all_inner_texts()
-        return [row.split("\t") for row in rows[1:]]
-
-    def send_prompt(self, number: int) -> tuple[float, float]:
-        """Send one, the `number`th; return its worst gap and TTFT, in seconds."""
-        self.click("inject")
-        deadline = time.monotonic() + PROMPT_TIMEOUT_S
-        while time.monotonic() < deadline:
-            rows = self.prompts()
-            if len(rows) == number and not rows[-1][3].startswith("n/a"):
-                return seconds(rows[-1][2]), seconds(rows[-1][3])
-            self.page.wait_for_timeout(100)
-        raise AssertionError(f"no first token after {PROMPT_TIMEOUT_S:g} s: {self.prompts()}")
-
-    def redraws_per_s(self, for_s: float = 3.0) -> float:
-        """How often the picture changes; it is looked at in every frame of the browser."""
-        return self.page.evaluate(_COUNT_REDRAWS, [f"{WIDGET} canvas", for_s * 1000]) / for_s
-
-    def slide(self, key: str) -> float:
-        """Press a key on the slider; seconds until the picture has changed."""
-        self.page.locator(f"{WIDGET} [role=slider]").focus()
-        return self.page.evaluate(_TIME_REDRAW, [f"{WIDGET} canvas", key]) / 1000
-
-
-def seconds(text: str) -> float:
-    """The first duration of a text such as "374 ms (predicted 341 ms)"."""
-    value, unit = text.split()[:2]
-    return float(value) * {"s": 1.0, "ms": 1e-3, "µs": 1e-6}[unit]
-
-
-_COUNT_REDRAWS = """async ([selector, duration]) => {
-    const canvas = document.querySelector(selector);
-    const until = performance.now() + duration;
-    let last = canvas.toDataURL(), count = 0;
-    while (performance.now() < until) {
-        await new Promise(requestAnimationFrame);
-        const now = canvas.toDataURL();
-        count += now !== last;
-        last = now;
-    }
-    return count;
-}"""
-_TIME_REDRAW = """async ([selector, key]) => {
-    const canvas = document.querySelector(selector), before = canvas.toDataURL();
-    const began = performance.now();
-    document.activeElement.dispatchEvent(
-        new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true}));
-    while (canvas.toDataURL() === before && performance.now() - began < 20000)
-        await new Promise(requestAnimationFrame);
-    return performance.now() - began;
-}"""
-
-
-def workers(server) -> list[psutil.Process]:
-    """The engines' processes under this server."""
-    family = psutil.Process(server.pid).children(recursive=True)
-    return [each for each in family if "coursekit.live.worker" in each.cmdline()]
-
-
-def slide_there_and_back(tuner: Tuner, times: int = 4) -> list[float]:
-    """Seconds from key to picture of every step of the slider, from end to end and back."""
-    keys = (["ArrowLeft"] * 4 + ["ArrowRight"] * 7 + ["ArrowLeft"] * 3) * times
-    return [tuner.slide(key) for key in keys]
-
-
-def test_the_live_budget_is_turned_and_the_gaps_follow(notebook, tmp_path):
+def test_the_live_budget_is_turned_and_the_gaps_follow(tmp_path):
     chromium, page_errors = lab.find_chromium(), []
+    notebook = write_notebook(tmp_path / "notebooks")
     with (
         lab.running_server(notebook.parent, tmp_path / "jupyter") as server,
         lab.browser_page(chromium, height=1100) as page,
     ):
         page.on("pageerror", lambda error: page_errors.append(str(error)))
-        lab.open_notebook(page, server, notebook.name)
-        lab.run_all(page)
-        lab.wait_until_done(page, START_TIMEOUT_S)
-        assert lab.error_outputs(page) == []
-        page.wait_for_selector(f"{WIDGET} canvas")
-        tuner = Tuner(page)
+        tuner = open_tuner(page, server, notebook.name)
         took = sorted(slide_there_and_back(tuner, times=1))
         assert took[-2] < SLIDER_LIMIT_S, f"slider to picture: {took} s"
         page.locator(WIDGET).screenshot(path=SCREENSHOTS / "chunk_tuner_simulated.png")
