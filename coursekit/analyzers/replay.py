@@ -164,7 +164,8 @@ class Replay:
         step_ends_s, runs = self.end_s[self._steps], self.trace.runs
         first, stop = runs["first_step"], runs["first_step"] + runs["num_tokens"]
         # gap k lies before step k: a run of steps a..b holds the gaps a+1..b
-        joins, leaves = (np.bincount(at, minlength=len(self._steps) + 2) for at in (first + 1, stop))
+        joins = np.bincount(first + 1, minlength=len(self._steps) + 2)
+        leaves = np.bincount(stop, minlength=len(self._steps) + 2)
         in_both = np.cumsum(joins - leaves)[: len(self._steps)] > 0
         worst[self._steps] = np.where(in_both, np.diff(step_ends_s, prepend=np.nan), -np.inf)
         begun, gaps_s = self._gaps_between_pieces()

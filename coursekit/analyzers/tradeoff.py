@@ -84,7 +84,8 @@ def sweep(
     interleaved scheduler reads a budget as its chunk size. request_rate: Poisson arrivals per
     second; workload: a name in WORKLOADS, of which NUM_REQUESTS requests are drawn, always the
     same ones. Raises ValueError for an unknown name, a rate that is not positive, budgets that
-    are not integers >= 1 in rising order, and a model that does not fit the device.
+    are not integers >= 1 in rising order, and a model that does not fit the device, or leaves
+    no room there for the longest request.
     """
     budgets = tuple(count("token_budget", budget) for budget in token_budgets)
     if not budgets or list(budgets) != sorted(set(budgets)):

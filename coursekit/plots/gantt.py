@@ -233,7 +233,7 @@ class _Panel:
         self.count = rows.text(
             0, 1, "", va="bottom", ha="right", linespacing=1.1,
             **_header(rows, _NOTE_AT, style.NOTE_SIZE, to_the_left=6),
-        )
+        )  # fmt: skip
         axes = [axis for ax in (rows, tokens) for axis in (ax.xaxis, ax.yaxis)]
         boxes = [*self.cells.values(), *self.bars.values()]
         self.window = [*axes, self.lives, *boxes, self.budget, self.count]
@@ -381,7 +381,7 @@ _NAME_AT, _NOTE_AT = 0.25, 0.04  # inches above the rows
 
 
 def _header(rows: Axes, above: float, size: int, to_the_left: float = 0) -> dict:
-    """Where and how to write above the rows, at a distance in inches from the corner."""
+    """Where and how to write above the rows: `above` in inches, `to_the_left` in points."""
     from matplotlib.transforms import ScaledTranslation
 
     shift = ScaledTranslation(-to_the_left / 72, above, rows.figure.dpi_scale_trans)
@@ -411,10 +411,10 @@ def _add_boxes(ax: Axes, kind: str) -> PathPatch:
 
 def _set_boxes(patch: PathPatch, left, right, bottom, top, span_s) -> None:
     """Draw boxes as one path, cut off at `span_s`; thin ones without edges that hide them."""
-    right_, left_ = np.minimum(right, span_s[1]), np.maximum(left, span_s[0])
-    seen = right_ > left_
-    left, right = left_[seen], right_[seen]
-    patch.set_path(path_of(left, right, np.asarray(bottom)[seen], np.asarray(top)[seen]))
+    left, right = np.maximum(left, span_s[0]), np.minimum(right, span_s[1])
+    seen = right > left
+    left, right = left[seen], right[seen]
+    patch.set_path(path_of(left, right, bottom[seen], top[seen]))
     typical = np.median(right - left) if len(left) else 0.0
     is_wide = typical > (span_s[1] - span_s[0]) / 150
     patch.set_linewidth(0.7 if is_wide else 0.15)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.path import Path
 
 
 def tradeoff(
@@ -228,13 +229,12 @@ def explain_verdict(sweep: Sweep, verdict: Verdict, ttft_slo_s: float, itl_slo_s
         )
     ruled_out = [
         f"{limit} rules out {_list(budgets)}"
-        for limit, budgets in (
-            (limits[0], verdict.only_ttft), (limits[1], verdict.only_itl),
-        )
+        for limit, budgets in zip(limits, (verdict.only_ttft, verdict.only_itl))
         if budgets
-    ]  # fmt: skip
+    ]
     if verdict.both:
-        ruled_out.append(f"{_list(verdict.both)} {'miss' if len(verdict.both) > 1 else 'misses'} both")
+        verb = "misses" if len(verdict.both) == 1 else "miss"
+        ruled_out.append(f"{_list(verdict.both)} {verb} both")
     return " ".join([text, *(f"{part}." for part in ruled_out)])
 
 
@@ -243,7 +243,9 @@ def explain_point(point: Point, ttft_slo_s: float, itl_slo_s: float) -> str:
     shares = {"TTFT P99": point.ttft_p99_s / ttft_slo_s, "ITL P99": point.itl_p99_s / itl_slo_s}
     closest = max(shares, key=shares.get)
     verb = "keeps the SLO" if shares[closest] <= 1 else "misses the SLO"
-    percents = " and ".join(f"{name} is at {share:.0%}" for name, share in shares.items())
+    percents = " and ".join(
+        f"{name} is at {style.format_number(100 * share)}%" for name, share in shares.items()
+    )
     return (
         f"Yours, {style.format_count(point.token_budget)} tokens, {verb}: {_say_point(point)}. "
         f"{percents} of its limit, so {closest} binds."
@@ -325,7 +327,7 @@ def _scale_seconds(ax: Axes, values: np.ndarray) -> None:
     ax.minorticks_off()
 
 
-def _band(budgets: np.ndarray, feasible: Sequence[int]):
+def _band(budgets: np.ndarray, feasible: Sequence[int]) -> Path:
     """A box for each stretch of feasible budgets, half way to its neighbours on the log axis."""
     middles = np.sqrt(budgets[1:] * budgets[:-1])
     edges = np.concatenate(([budgets[0] / 1.5], middles, [budgets[-1] * 1.5]))

@@ -50,5 +50,10 @@ class OrcaMixed(Scheduler):
         return batch
 
     def _release(self, request: Request) -> None:
+        if request in self.running:  # one that was aborted while it waited has none
+            self.num_reserved_blocks -= self._num_blocks_to_finish(request)
         super()._release(request)
+
+    def _preempt(self, request: Request) -> None:
         self.num_reserved_blocks -= self._num_blocks_to_finish(request)
+        super()._preempt(request)

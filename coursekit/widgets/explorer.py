@@ -81,8 +81,9 @@ class Explorer(widgets.VBox):
     """Base of the explorers: `rows` of controls above the words and the figure.
 
     watched: the controls whose values `_update` reads. links: what ties controls to each
-    other, to be cut on closing. layers: the artists that it may change, see `Overlay`. A failure of a move stands in the status line, goes to the log and stays in
-    `error` until a move succeeds; one on construction is raised.
+    other, to be cut on closing. layers: the artists that it may change, see `Overlay`.
+    A failure of a move stands in the status line, goes to the log and stays in `error` until
+    a move succeeds; one on construction is raised.
     """
 
     kind = "explorer"
@@ -159,10 +160,8 @@ class Explorer(widgets.VBox):
         except Exception as error:
             self.error = error
             _log.error("%s could not follow a move", self.name, exc_info=error)
-            self._say(
-                f"⚠ not shown: {type(error).__name__}: {error} (the picture is the last that was)",
-                role="alert",
-            )
+            text = f"⚠ not shown: {type(error).__name__}: {error} (the picture is an earlier one)"
+            self._say(text, role="alert")
 
     def _answer(self) -> None:
         with self.canvas.lock:

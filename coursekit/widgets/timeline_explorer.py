@@ -38,6 +38,7 @@ class TimelineExplorer(Explorer):
     ):
         traces = [traces] if isinstance(traces, Trace) else list(traces)
         self.gantt = Gantt(traces, names, window)
+        self._walked = 0  # the trace whose iterations the slider counts
         self._build_controls()
         rows = [[self.slider, self.number], [self.walked, self.zoom]]
         if len(traces) == 1:
@@ -51,22 +52,22 @@ class TimelineExplorer(Explorer):
         self.slider = widgets.IntSlider(
             description="Iteration", min=0, max=last, value=0, readout=False,
             style={"description_width": "initial"}, layout={"width": "560px"},
-        )
+        )  # fmt: skip
         # The slider has no name for screen readers; a number field has: its description.
         self.number = widgets.BoundedIntText(
             description="Go to iteration", min=0, max=last, value=0,
             style={"description_width": "initial"}, layout={"width": "210px"},
-        )
+        )  # fmt: skip
         sizes = sorted({*_WINDOWS, self.gantt.window})
         self.zoom = widgets.Dropdown(
             description="Iterations in the picture", options=sizes, value=self.gantt.window,
             style={"description_width": "initial"}, layout={"width": "250px"},
-        )
+        )  # fmt: skip
         self.walked = widgets.Dropdown(
             description="Walk through", value=0,
             options=[(name, number) for number, name in enumerate(self.gantt.names)],
             style={"description_width": "initial"}, layout={"width": "380px"},
-        )
+        )  # fmt: skip
         for part, name in (
             (self.slider, "slider"), (self.number, "number"), (self.zoom, "zoom"),
             (self.walked, "walked"),
@@ -75,7 +76,7 @@ class TimelineExplorer(Explorer):
 
     def _update(self) -> tuple[int, str, str, str]:
         gantt, walked = self.gantt, self.walked.value
-        if self.slider.max != gantt.replays[walked].num_iterations - 1:
+        if walked != self._walked:
             self._walk_through(walked)
         gantt.window = self.zoom.value
         moved = gantt.show(self.slider.value, walked)
@@ -97,3 +98,4 @@ class TimelineExplorer(Explorer):
             self.slider.value = place
         finally:
             self._quiet = False
+        self._walked = walked

@@ -50,15 +50,23 @@ def test_any_schedule_gives_each_request_the_tokens_it_gets_alone(
 @pytest.mark.parametrize("policy", OPTIONS, ids=lambda policy: policy.__name__)
 @thorough
 @given(data=st.data(), workload=workloads)
-def test_cancelled_requests_do_not_change_what_the_others_get(tiny_model, policy, data, workload):
+def test_cancels_and_failing_forwards_do_not_change_what_the_others_get(
+    tiny_model, policy, data, workload
+):
     engine = new_engine(tiny_model, data.draw(makers(policy))())
     cancels = data.draw(st.dictionaries(st.integers(0, 25), st.integers(0, len(workload) - 1)))
+    failing = data.draw(st.sets(st.integers(0, 25), max_size=3))
     cancelled = set()
 
     def on_step(now):
         if cancels.get(now) in engine.requests:
             engine.cancel(cancels[now])
             cancelled.add(cancels[now])
+        if now in failing and engine.has_requests:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(tiny_model.norm, "forward", lambda x: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    engine.step()
 
     sent, complete = serve(engine, workload, on_step), expected(tiny_model, workload)
     for index, tokens in sent.items():

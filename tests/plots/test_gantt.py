@@ -63,7 +63,10 @@ def test_boxes_are_as_long_as_their_iterations_and_in_their_requests_row(small):
         (table["start_s"][k], table["end_s"][k], request)
         for k, request in zip(chunks["iteration"], chunks["request"])
     }
-    drawn = {(left, right, round((bottom + top) / 2)) for left, right, bottom, top in boxes(rows, "prefill")}
+    drawn = {
+        (left, right, round((bottom + top) / 2))
+        for left, right, bottom, top in boxes(rows, "prefill")
+    }
     assert drawn == expected
 
 
@@ -210,7 +213,8 @@ def test_the_description_holds_what_the_picture_shows(small):
     assert "iteration 1 of 0 to 14" in figure.alt_text
     unmarked = gantt(small[0])
     assert "iteration 1" not in unmarked.alt_text
-    assert not any(patch.get_visible() for patch in unmarked.axes[0].patches if patch.get_gid() == "frame")
+    frames = [p for ax in unmarked.axes for p in ax.patches if p.get_gid() == "frame"]
+    assert len(frames) == 2 and not any(frame.get_visible() for frame in frames)
 
 
 def test_titles_rows_and_sources_are_named(small, many):

@@ -31,7 +31,7 @@ def test_every_point_is_drawn_where_it_was_simulated():
         (rate, "output_tokens_per_s"),
     ):  # fmt: skip
         (curve,) = parts(ax, name)
-        assert curve.get_xdata() == tuple(p.token_budget for p in POINTS)
+        assert list(curve.get_xdata()) == [p.token_budget for p in POINTS]
         assert list(curve.get_ydata()) == [getattr(p, name) for p in POINTS]
 
 
@@ -61,7 +61,8 @@ def test_the_shaded_region_holds_the_feasible_budgets_and_no_other(slo, stretche
 
 
 def test_a_region_with_a_hole_is_two_boxes():
-    hole = SWEEP._replace(points=tuple(p._replace(ttft_p99_s=9.0) if p.token_budget == 128 else p for p in POINTS))
+    late = POINTS[1]._replace(ttft_p99_s=9.0)
+    hole = SWEEP._replace(points=(POINTS[0], late, *POINTS[2:]))
     (band,) = parts(tradeoff(hole, 5.0, 0.1).axes[1], "feasible")
     first, second = boxes_of(band)
     assert first[0] < 64 < first[1] < 128 < second[0] < 256 < second[1] < 512
@@ -89,8 +90,11 @@ def test_the_learners_budget_is_marked_in_each_axes():
 
 @pytest.mark.parametrize(
     "limit_s, note, is_line",
-    [(1.0, "SLO\n1.00 s", True), (100.0, "SLO ↑\n100 s", False), (1e-3, "SLO ↓\n1.00 ms", False)],
-)
+    [
+        (1.0, "SLO\n1.00 s", True), (100.0, "SLO ↑\n100 s", False),
+        (1e-3, "SLO ↓\n1.00 ms", False),
+    ],
+)  # fmt: skip
 def test_a_limit_beyond_the_axes_is_an_arrow(limit_s, note, is_line):
     ax = tradeoff(SWEEP, limit_s, 0.1).axes[0]
     (text,) = parts(ax, "limit")
@@ -162,8 +166,9 @@ def test_no_text_overlaps_another_or_leaves_the_figure(settings):
     swept, *marked = settings
     figure = tradeoff(sweep(**swept), *marked)
     figure.draw_without_rendering()
-    shown = [text for ax in figure.axes for text in (*ax.texts, *ax.get_yticklabels(), ax._left_title)]
-    shown += [*figure.texts, *figure.axes[-1].get_xticklabels(), *figure.axes[0].get_legend().texts]
+    shown = [text for ax in figure.axes for text in (*ax.texts, *ax.get_yticklabels())]
+    shown += [ax._left_title for ax in figure.axes] + figure.axes[-1].get_xticklabels()
+    shown += [*figure.texts, *figure.axes[0].get_legend().texts]
     found = [(t, t.get_window_extent()) for t in shown if t.get_text().strip() and t.get_visible()]
     for text, box in found:
         assert box.x0 >= 0 and box.y0 >= 0, text
