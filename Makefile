@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help lab test bench oracle notebooks doctor clean setup
+.PHONY: help lab test bench profile oracle notebooks doctor clean setup
 
 # Another project's module path in the shell (ROS, Spark, …) would shadow what .venv holds.
 unexport PYTHONHOME PYTHONPATH
@@ -29,7 +29,11 @@ oracle: setup ## compare the schedulers with vLLM's on CASES random cases
 	@exec $(VENV_PYTHON) -m tests.oracle --cases $(or $(CASES),20000) $(ARGS)
 
 bench: setup ## run the benchmarks and write benchmarks/README.md
-	@exec $(VENV_PYTHON) benchmarks/simulator.py $(ARGS)
+	@$(VENV_PYTHON) benchmarks/simulator.py $(ARGS)
+	@exec $(VENV_PYTHON) benchmarks/live_engine.py
+
+profile: setup ## measure this device, so that it can be simulated (ARGS='--engine vllm')
+	@exec $(VENV_PYTHON) -m coursekit profile $(ARGS)
 
 notebooks: setup ## execute all notebooks anew, in place
 	@exec $(VENV_PYTHON) scripts/execute_notebooks.py $(ARGS)

@@ -80,11 +80,33 @@ def simulate_command(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def profile_command(parser: argparse.ArgumentParser) -> Run:
+    """Measure this device with a live engine, for simulations of it (a few minutes; can be interrupted and resumed)."""
+    add = parser.add_argument
+    add("--engine", default="torch", choices=("torch", "vllm"), help="which engine to measure (default torch)")
+    add("--model", help="a folder, a hub id or a shape (default: the course's model)")
+    add("--rounds", type=int, default=3, help="measurements of each batch, of which the median counts (default 3)")
+    add("--threads", type=int, help="threads of a CPU (default: all)")
+    add("--limits", type=int, nargs=3, metavar=("CHUNK", "DECODES", "CONTEXT"), help="largest batches to measure")
+    add("--out", type=Path, help="the file to write (default: coursekit/profiles/DEVICE/MODEL-ENGINE.json)")
+
+    def run(options: argparse.Namespace) -> int:
+        from coursekit.cost.profiling import profile
+
+        limits = tuple(options.limits) if options.limits else None
+        out = profile(options.engine, options.model, options.out, options.rounds, limits, options.threads)
+        print(f"Profile: {out}")
+        return 0
+
+    return run
+
+
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "doctor": doctor_command,
     "prepare": prepare_command,
     "lab": lab_command,
     "simulate": simulate_command,
+    "profile": profile_command,
 }
 
 

@@ -19,6 +19,8 @@ _HOME_OF = {
     "chunk_work": ".arithmetic",
     "measure_batches": ".calibrate",
     "measured_cpu": ".devices",
+    "profiles": ".profiling",
+    "recorded_cost": ".profiling",
 }
 
 __all__ = sorted(_HOME_OF)

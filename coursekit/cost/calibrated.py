@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +67,8 @@ class Profile:
     """A fitted cost and where it is from. Coefficients are in seconds per unit of their term.
 
     residuals: on the batches of the fit; held_out: on batches that the fit did not see;
-    lowest, highest: the calibrated range of each of `Counts`; software: version by name.
+    lowest, highest: the calibrated range of each of `Counts`; software: version by name;
+    clock_mhz: of the device while it was measured, if it tells; measured: the raw rows.
     """
 
     model: str
@@ -80,6 +81,8 @@ class Profile:
     held_out: Residuals
     lowest: dict[str, int]
     highest: dict[str, int]
+    clock_mhz: float | None = None
+    measured: list[dict] = field(default_factory=list)
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""

@@ -70,18 +70,22 @@ def _steps(low: int, high: int) -> list[int]:
     return [*values, high] if high > values[-1] else values
 
 
-def measure_scene(engine: LiveEngine, scene: Scene, rounds: int = 3) -> list[MeasuredIteration]:
-    """Run a scene `rounds` times; each iteration's seconds are the median over the rounds.
+def measure_scene(
+    engine: LiveEngine, scene: Scene, rounds: int = 3
+) -> list[list[MeasuredIteration]]:
+    """Run a scene `rounds` times: for each of its iterations, the measurements of all rounds.
 
     The engine must be idle, serve all decodes before prompts, and have prefix caching off. Raises
     ValueError for a scene past the engine's limits.
     """
     _check(engine, scene)
     runs = [_run(engine, scene) for _ in range(rounds)]
-    return [
-        same[0]._replace(seconds=median(each.seconds for each in same))
-        for same in zip(*runs, strict=True)
-    ]
+    return [list(same) for same in zip(*runs, strict=True)]
+
+
+def median_of(same: Sequence[MeasuredIteration]) -> MeasuredIteration:
+    """One iteration that was measured several times: its median."""
+    return same[0]._replace(seconds=median(each.seconds for each in same))
 
 
 def _check(engine: LiveEngine, scene: Scene) -> None:
@@ -139,7 +143,7 @@ def measure_engine(
     """All iterations of all scenes; on_scene: called with the number of scenes done."""
     measured = []
     for number, scene in enumerate(todo, 1):
-        measured += measure_scene(engine, scene, rounds)
+        measured += map(median_of, measure_scene(engine, scene, rounds))
         if on_scene is not None:
             on_scene(number)
     return measured

@@ -10,6 +10,7 @@ import itertools
 import logging
 import threading
 import time
+import warnings
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ REDRAW_S = 0.15
 WINDOW_S = 12.0  # of a live run, what is shown
 CONTENTION = 1.5  # median over fastest decode step from which the machine counts as busy
 STOP_S = 60.0
+RECORDED = "recorded: "  # begins the names of measured devices
 ROWS = 5  # of the table of prompts
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
@@ -52,10 +54,10 @@ def tuned_scene(
 ) -> Figure:
     """One long prompt among streams, at one token budget, as a picture.
 
-    source: "simulated" (on `hardware`, with the shape `model`, by default llama-2-7b), "live
-    torch" or "live vLLM" (here, with the model `model`, by default the course's). slo_s: longest
-    gap that is fine. Raises ValueError for a value out of range, RuntimeError if the engine
-    fails.
+    source: "simulated" (on `hardware`, with the shape `model`, by default llama-2-7b; or on a
+    "recorded: …" device), "live torch" or "live vLLM" (here, with the model `model`, by default
+    the course's). slo_s: longest gap that is fine. Raises ValueError for a value out of range,
+    RuntimeError if the engine fails.
     """
     kind = _known_source(source)
     if kind == "simulated":
@@ -73,12 +75,22 @@ def tuned_scene(
     return picture.figure
 
 
-def _simulate(scheduler, token_budget, num_streams, prompt_length, slo_s, hardware, model):
-    from coursekit.cost import RooflineCost
+def _simulate(
+    scheduler, token_budget, num_streams, prompt_length, slo_s, hardware, model
+) -> TunerView:
+    from coursekit.cost import RooflineCost, recorded_cost
 
-    cost = RooflineCost(hardware, model)
-    run = play_scene(cost, scheduler, token_budget, num_streams, prompt_length)
-    return view_of_scene(run, slo_s, token_budget)
+    if hardware.startswith(RECORDED):
+        cost = recorded_cost(hardware.removeprefix(RECORDED))
+    else:
+        cost = RooflineCost(hardware, model)
+    with warnings.catch_warnings():  # the label says it
+        warnings.simplefilter("ignore")
+        run = play_scene(cost, scheduler, token_budget, num_streams, prompt_length)
+    view = view_of_scene(run, slo_s, token_budget)
+    if run.trace.info["extrapolated"]:
+        view.label += ", extrapolated"
+    return view
 
 
 def _play_live(
@@ -170,9 +182,10 @@ class ChunkTuner(widgets.VBox):
     # --- What is on the page ---
 
     def _build_controls(self, source: str, slo_s: float) -> None:
-        from coursekit.cost import DEVICES
+        from coursekit.cost import DEVICES, profiles
         from coursekit.models import SHAPES
 
+        devices = [*DEVICES, *(RECORDED + name for name in profiles())]
         menu, wide = widgets.Dropdown, {"description_width": "initial"}
         narrow = {"layout": {"width": "215px"}, "style": wide}
         self.source = menu(description="Source", options=list(SOURCES), value=source, **narrow)
@@ -181,7 +194,7 @@ class ChunkTuner(widgets.VBox):
             layout={"width": "230px"}, style=wide,
         )  # fmt: skip
         self.hardware = menu(
-            description="Device", options=list(DEVICES), value="a100", **narrow
+            description="Device", options=devices, value="a100", **narrow
         )
         self.shape = menu(
             description="Model", options=list(SHAPES), value="llama-2-7b",

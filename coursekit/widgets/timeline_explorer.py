@@ -43,9 +43,9 @@ class TimelineExplorer(Explorer):
         rows = [[self.slider, self.number], [self.walked, self.zoom]]
         if len(traces) == 1:
             self.walked.layout.display = "none"
-        tie = widgets.link((self.slider, "value"), (self.number, "value"))
+        widgets.link((self.slider, "value"), (self.number, "value"))
         watched = [self.slider, self.zoom, self.walked]
-        super().__init__(rows, watched, [tie], self.gantt.figure, self.gantt.layers)
+        super().__init__(rows, watched, self.gantt.figure, self.gantt.layers)
 
     def _build_controls(self) -> None:
         last = self.gantt.replays[0].num_iterations - 1

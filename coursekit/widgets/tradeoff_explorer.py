@@ -70,12 +70,10 @@ class TradeoffExplorer(Explorer):
         self._add_slider("token_budget", "Your budget", token_budget, self.token_budgets, _tokens)
         rows = [[self.controls[name] for name in ("hardware", "model", "scheduler", "workload")]]
         rows += [[slider, self.controls[name]] for name, slider in self.sliders.items()]
-        ties = [
+        for name, slider in self.sliders.items():
             widgets.link((slider, "value"), (self.controls[name], "value"))
-            for name, slider in self.sliders.items()
-        ]
         watched = list(self.controls.values())
-        super().__init__(rows, watched, ties, self.tradeoff.figure, self.tradeoff.layers)
+        super().__init__(rows, watched, self.tradeoff.figure, self.tradeoff.layers)
 
     def _add_menu(self, name: str, options: Sequence, value, **look) -> None:
         menu = widgets.Dropdown(

@@ -1,5 +1,6 @@
 """The Gantt chart: its boxes are the record's, in one window, with words that say the same."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -172,6 +173,15 @@ def test_where_the_other_trace_runs_nothing_it_says_so(small):
     picture.show(2, of=1)
     assert picture.marked[0] is None
     assert picture.sentences()[0] == f"done since {fast.iterations['end_s'][-1]:.3f} s."
+
+
+def test_an_iteration_of_no_duration_can_be_marked(small):
+    table = small[1].iterations
+    ends_s = table["end_s"].copy()
+    ends_s[5] = table["start_s"][5]
+    picture = Gantt([dataclasses.replace(small[1], iterations=table | {"end_s": ends_s})])
+    picture.show(5)
+    assert picture.marked[0].iteration == 5 and "iteration 5 of" in picture.sentences()[0]
 
 
 def test_a_record_of_one_iteration_can_be_shown():

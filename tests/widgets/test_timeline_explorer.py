@@ -135,13 +135,21 @@ def test_the_window_can_be_widened(alone, traces):
     assert len(boxes_of(tokens)) == traces[1].num_iterations < 200
 
 
-@pytest.mark.parametrize("iteration", [0, 3, 14, 20])
-def test_what_is_kept_and_drawn_over_is_the_whole_figure(alone, iteration):
-    for step in (1, 9, iteration):
+@pytest.mark.parametrize("steps", [(1, 9, 0), (1, 9, 14), (14, 15), (20, 21, 1, 2)])
+def test_what_is_kept_and_drawn_over_is_the_whole_figure(alone, steps):
+    for step in steps:
         alone.slider.value = step
     drawn = pixels(alone)
     alone.canvas.draw()
     assert np.array_equal(drawn, pixels(alone))
+
+
+def test_no_move_draws_the_whole_figure(alone, monkeypatch):
+    whole = []
+    monkeypatch.setattr(alone.canvas, "draw", lambda: whole.append(True))
+    for iteration in (1, 14, 20, 21):
+        alone.slider.value = iteration
+    assert whole == [] and alone.error is None
 
 
 def test_another_resolution_is_drawn_anew(alone):
@@ -264,7 +272,7 @@ def test_close_releases_everything_and_is_harmless_twice(traces):
     assert len(ipywidgets.widget._instances) == before
     assert widget.figure.axes == []
     widget.slider.value = 4  # a message that was under way
-    assert widget.error is None
+    assert widget.error is None and widget.number.value == 3
 
 
 def test_importing_the_packages_loads_neither_matplotlib_nor_ipywidgets():
