@@ -13,7 +13,6 @@ from html import escape
 from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
-from traitlets import link
 
 from coursekit.plots import style
 from coursekit.widgets.canvas import LiveCanvas, live_canvas
@@ -80,10 +79,10 @@ class Overlay:
 class Explorer(widgets.VBox):
     """Base of the explorers: `rows` of controls above the words and the figure.
 
-    watched: the controls whose values `_update` reads. links: what ties controls to each
-    other, to be cut on closing. layers: the artists that it may change, see `Overlay`.
-    A failure of a move stands in the status line, goes to the log and stays in `error` until
-    a move succeeds; one on construction is raised.
+    watched: the controls whose values `_update` reads; others may be linked to them. layers:
+    the artists that it may change, see `Overlay`. A failure of a move stands in the status
+    line, goes to the log and stays in `error` until a move succeeds; one on construction is
+    raised.
     """
 
     kind = "explorer"
@@ -92,7 +91,6 @@ class Explorer(widgets.VBox):
         self,
         rows: Sequence[Sequence[widgets.Widget]],
         watched: Sequence[widgets.Widget],
-        links: Sequence[link],
         figure: Figure,
         layers: Sequence[Sequence[Artist]],
     ):
@@ -100,7 +98,6 @@ class Explorer(widgets.VBox):
         self.error: Exception | None = None
         self.figure, self.canvas = figure, live_canvas(figure)
         self._overlay = Overlay(self.canvas, layers)
-        self._links = links
         self._quiet = self._closed = False
         self._stale = True  # the canvas may not show the figure as it is
         self.status, self.readout, self.picture_text = (widgets.HTML() for _ in range(3))
@@ -140,10 +137,8 @@ class Explorer(widgets.VBox):
             return
         self._closed = True
         self._overlay.close()
-        for tie in self._links:
-            tie.unlink()
         for part in self._parts:
-            part.unobserve_all()
+            part.unobserve_all()  # the links between controls, too
             _close_with_looks(part)
         _close_with_looks(self.canvas.manager.toolbar)
         _close_with_looks(self.canvas)
