@@ -32,6 +32,11 @@ ROUNDS = 3
 BUDGETS, STREAMS, PROMPT = (64, 256, 1024, 2048), 4, 2000
 ENGINE = {"token_budget": 2048, "max_token_budget": 2048, "max_num_seqs": 20, "max_model_len": 4600}
 RATIO_TARGET = 1.15
+# Measured with PyTorch's profiler; why a batch misses its target.
+SHORT_CHUNK = (
+    "; oneDNN copies the slice of keys and values that it multiplies, and some 35 small "
+    "operations a layer are launched one by one: vLLM has one kernel for either"
+)
 DRAWING_TARGET, SLIDER_TARGET_S, REDRAWS_TARGET = 1.03, 0.1, 5.0
 
 
@@ -84,7 +89,8 @@ def mixed_batch_rows(order: tuple[str, ...]) -> list[Row]:
         rows.append(Row(
             f"CPU, one iteration, {point}, beside vLLM", ours, theirs, "s",
             f"<= {RATIO_TARGET} times", ours <= RATIO_TARGET * theirs,
-            f"median of {len(times['torch'][point])}, the same batches, {num_cores()} threads",
+            f"median of {len(times['torch'][point])}, the same batches, {num_cores()} threads"
+            + SHORT_CHUNK * (ours > RATIO_TARGET * theirs),
         ))  # fmt: skip
     return rows
 

@@ -21,6 +21,7 @@ from coursekit.plots import style
 from coursekit.plots.blocking import describe_run, timeline
 from coursekit.widgets.canvas import live_canvas
 from coursekit.widgets.device_lock import hold_device
+from coursekit.widgets.for_ears import for_ears
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -262,7 +263,7 @@ class ChunkTimeline(widgets.VBox):
             self._draw()
             self.canvas.draw_idle()
         self.readout.value = _readout(run)
-        self.picture_text.value = f'<p style="{_FOR_EARS_ONLY}">{escape(describe_run(run))}</p>'
+        self.picture_text.value = for_ears(describe_run(run))
         option = self._option(run.chunk_size)
         self._say(f"measured {option} in {style.format_seconds(seconds)}, {run.label}")
 
@@ -300,13 +301,6 @@ class ChunkTimeline(widgets.VBox):
         ax.yaxis.set_major_locator(_few_ticks())
         style.dress_axes(ax, "chunk size (tokens)")
         ax.set_title(title, fontsize=style.LABEL_SIZE, loc="left")
-
-
-# Off the page and out of the layout, but read by screen readers.
-_FOR_EARS_ONLY = (
-    "position: absolute; width: 1px; height: 1px; margin: -1px; overflow: hidden; "
-    "clip-path: inset(50%); white-space: nowrap"
-)
 
 
 def _readout(run: BlockingRun) -> str:

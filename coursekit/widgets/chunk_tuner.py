@@ -24,6 +24,7 @@ from coursekit.plots.tuner import TunerPicture, describe_view
 from coursekit.schedulers import NAMES
 from coursekit.widgets.canvas import live_canvas
 from coursekit.widgets.device_lock import hold_device, release_device, take_device
+from coursekit.widgets.for_ears import for_ears
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -433,14 +434,7 @@ class ChunkTuner(widgets.VBox):
             self.picture.update(view, from_s)
             self.canvas.draw_idle()
         self.readout.value = _readout(view)
-        self.picture_text.value = f'<p style="{FOR_EARS_ONLY}">{escape(describe_view(view))}</p>'
-
-
-# Off the page and out of the layout, but read by screen readers.
-FOR_EARS_ONLY = (
-    "position: absolute; width: 1px; height: 1px; margin: -1px; overflow: hidden; "
-    "clip-path: inset(50%); white-space: nowrap"
-)
+        self.picture_text.value = for_ears(describe_view(view))
 
 
 def _readout(view: TunerView) -> str:

@@ -16,6 +16,7 @@ import ipywidgets as widgets
 
 from coursekit.plots import style
 from coursekit.widgets.canvas import LiveCanvas, live_canvas
+from coursekit.widgets.for_ears import for_ears
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
-
-# Off the page and out of the layout, but read by screen readers.
-FOR_EARS_ONLY = (
-    "position: absolute; width: 1px; height: 1px; margin: -1px; overflow: hidden; "
-    "clip-path: inset(50%); white-space: nowrap"
-)
 
 
 class Overlay:
@@ -169,7 +164,7 @@ class Explorer(widgets.VBox):
                 self._overlay.draw(layer)
             self._stale = False
         self.readout.value = f'<div aria-live="polite" style="{_READOUT_LOOK}">{readout}</div>'
-        self.picture_text.value = f'<p style="{FOR_EARS_ONLY}">{escape(description)}</p>'
+        self.picture_text.value = for_ears(description)
         self.error = None
         self._say(status)
 

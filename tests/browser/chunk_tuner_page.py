@@ -62,8 +62,7 @@ class Tuner:
 
     def prompts(self) -> list[list[str]]:
         """The table's rows: prompt, budget, worst gap, TTFT."""
-        rows = self.page.locator(f"{WIDGET} .coursekit-readout tr").all_inner_texts()
-        return [row.split("\t") for row in rows[1:]]
+        return self.page.evaluate(_READ_PROMPTS, f"{WIDGET} .coursekit-readout tr")
 
     def send_prompt(self, number: int) -> tuple[float, float]:
         """Send one, the `number`th; return its worst gap and TTFT, in seconds."""
@@ -92,27 +91,39 @@ def seconds(text: str) -> float:
     return float(value) * {"s": 1.0, "ms": 1e-3, "µs": 1e-6}[unit]
 
 
-_COUNT_REDRAWS = """async ([selector, duration]) => {
-    const canvas = document.querySelector(selector);
+# All rows at one moment: the table is made anew many times a second, and text that is laid out
+# is read a row at a time. Its first row is its head.
+_READ_PROMPTS = """selector => [...document.querySelectorAll(selector)].slice(1).map(
+    row => [...row.cells].map(cell => cell.textContent.trim()))"""
+# To look at the picture must cost little beside drawing it, so a small copy is compared.
+_LOOK = """const canvas = document.querySelector(selector);
+    const small = new OffscreenCanvas(160, 96).getContext('2d', {willReadFrequently: true});
+    const look = () => {
+        small.drawImage(canvas, 0, 0, 160, 96);
+        return small.getImageData(0, 0, 160, 96).data.reduce(
+            (sum, value, place) => (sum * 31 + value * (place % 7 + 1)) % 1000003, 7);
+    };"""
+_COUNT_REDRAWS = f"""async ([selector, duration]) => {{
+    {_LOOK}
     const until = performance.now() + duration;
-    let last = canvas.toDataURL(), count = 0;
-    while (performance.now() < until) {
+    let last = look(), count = 0;
+    while (performance.now() < until) {{
         await new Promise(requestAnimationFrame);
-        const now = canvas.toDataURL();
+        const now = look();
         count += now !== last;
         last = now;
-    }
+    }}
     return count;
-}"""
-_TIME_REDRAW = """async ([selector, key]) => {
-    const canvas = document.querySelector(selector), before = canvas.toDataURL();
-    const began = performance.now();
+}}"""
+_TIME_REDRAW = f"""async ([selector, key]) => {{
+    {_LOOK}
+    const before = look(), began = performance.now();
     document.activeElement.dispatchEvent(
-        new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true}));
-    while (canvas.toDataURL() === before && performance.now() - began < 20000)
+        new KeyboardEvent('keydown', {{key, bubbles: true, cancelable: true}}));
+    while (look() === before && performance.now() - began < 20000)
         await new Promise(requestAnimationFrame);
     return performance.now() - began;
-}"""
+}}"""
 
 
 def workers(server) -> list[psutil.Process]:

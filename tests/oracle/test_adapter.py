@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from copy import copy
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -64,6 +65,7 @@ def vllm_request(index: int, arrival: Arrival):
         VllmArrival(arrival.step, arrival.num_prompt_tokens, arrival.max_tokens,
                     arrival.priority), own,
     )  # fmt: skip
+    made.sampling_params = copy(made.sampling_params)  # the driver's are shared by all requests
     made.sampling_params.extra_args = {"priority_class": arrival.priority_class}
     return made
 

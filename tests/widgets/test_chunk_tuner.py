@@ -154,7 +154,7 @@ def test_a_live_run_from_start_to_stop(live):
     started(live)
     assert live.start.disabled and "running, live (" in live.status.value
     live.inject.click()
-    until(lambda: live.view.prompts and live.view.prompts[0].ttft_s > 0)
+    until(lambda: live.view and live.view.prompts and live.view.prompts[0].ttft_s > 0)
     first = live.session.events[-1]["budget"]
     live.budget.value = 16
     until(lambda: live.session.events[-1].get("budget") == 16)
