@@ -7,6 +7,7 @@ how the tokens of many requests are packed is the executor's.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -37,11 +38,23 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return _attend_in_blocks(queries, keys, values)
     if num_tokens == context:
         mask = {"is_causal": True}
+    elif queries.device.type == "cpu":
+        mask = {"attn_mask": _mask(num_tokens, context, queries.dtype)}
     else:
         mask = {"attn_mask": causal_lower_right(num_tokens, context)}
     past = (keys[None], values[None])  # the fast kernels want a batch dimension
     with sdpa_kernel(CUDA_KERNELS) if queries.is_cuda else nullcontext():
         return F.scaled_dot_product_attention(queries[None], *past, **mask, enable_gqa=True)[0]
+
+
+@lru_cache(maxsize=2)
+def _mask(num_tokens: int, context: int, dtype: torch.dtype) -> Tensor:
+    """What to add to the scores on the CPU, (num_tokens, context): -inf where a key is ahead.
+
+    Kept, since all layers of an iteration want the same.
+    """
+    ahead = torch.full((num_tokens, context), -torch.inf, dtype=dtype)
+    return ahead.triu_(context - num_tokens + 1)
 
 
 def attend_one(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:

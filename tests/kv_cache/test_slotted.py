@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from coursekit.kv_cache import SlottedKVCache
+from coursekit.kv_cache import SlottedKVCache, layout
 
 
 def test_the_lowest_free_slot_is_taken_and_starts_empty(tiny_config):
@@ -31,9 +31,13 @@ def test_sizes_out_of_range_are_refused(tiny_config, num_slots, capacity):
         SlottedKVCache(tiny_config, num_slots, capacity)
 
 
+@pytest.mark.parametrize("matrix_units", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_keys_and_values_look_alike_however_they_lie_in_memory(tiny_config, dtype):
+def test_keys_and_values_look_alike_however_they_lie_in_memory(
+    tiny_config, dtype, matrix_units, monkeypatch
+):
+    monkeypatch.setattr(layout, "_has_matrix_units", lambda: matrix_units)
     cache = SlottedKVCache(tiny_config, 2, 16, dtype)
     assert cache.keys.shape == cache.values.shape == (2, 2, 2, 16, 8)
     innermost_is_tokens = cache.keys.stride(3) == 1
-    assert innermost_is_tokens == (dtype is torch.bfloat16)
+    assert innermost_is_tokens == (dtype is torch.bfloat16 and not matrix_units)
