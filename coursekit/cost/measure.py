@@ -101,8 +101,12 @@ def _check(engine: LiveEngine, scene: Scene) -> None:
 def _run(engine: LiveEngine, scene: Scene) -> list[MeasuredIteration]:
     num_chunks = -(-scene.prompt_length // scene.chunk_size)
     num_steps = NUM_ALONE + num_chunks
-    context = min(scene.decode_context, engine.max_model_len - num_steps - scene.num_decodes - 8)
-    outputs = _start_streams(engine, scene.num_decodes, context, num_steps)
+    # the first stream waits for the last, which begins when the prompts before it have been run
+    room = max(1, engine.max_token_budget - scene.num_decodes)
+    num_filling = -(-scene.num_decodes * scene.decode_context // room) + scene.num_decodes
+    length = num_filling + num_steps + 8
+    context = min(scene.decode_context, engine.max_model_len - length)
+    outputs = _start_streams(engine, scene.num_decodes, context, length)
     engine.token_budget = scene.num_decodes + scene.chunk_size
     measured, done, prompt = [], 0, None
     for number in range(num_steps):
@@ -123,10 +127,9 @@ def _run(engine: LiveEngine, scene: Scene) -> list[MeasuredIteration]:
     return measured
 
 
-def _start_streams(engine: LiveEngine, count: int, context: int, num_steps: int) -> dict[int, int]:
-    """Requests that decode, and how many tokens each has had."""
+def _start_streams(engine: LiveEngine, count: int, context: int, length: int) -> dict[int, int]:
+    """Requests of `length` tokens to come that decode, and how many tokens each has had."""
     engine.token_budget = engine.max_token_budget
-    length = count + num_steps + 8  # the first wait for the last
     outputs = {engine.submit(context, length): 0 for _ in range(count)}
     while not all(outputs.values()):
         for index in engine.step().tokens:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from coursekit.cost import chunk_work
+from coursekit.cost import batch_work, chunk_work
 from coursekit.models import SHAPES, Chunk
 
 LLAMA = SHAPES["llama-2-7b"]
@@ -54,3 +54,57 @@ def test_chunking_keeps_the_attention_and_repeats_the_reading(length, size, shap
 def test_impossible_chunks_are_refused(args, message):
     with pytest.raises(ValueError, match=f"{message} must be >="):
         chunk_work(LLAMA, *args)
+
+
+# --- Whole batches ---
+
+
+@given(
+    decodes=st.integers(0, 40), held=st.integers(0, 4000),
+    chunks=st.lists(st.tuples(st.integers(1, 900), st.integers(0, 900)), max_size=4),
+)  # fmt: skip
+def test_a_batch_reads_the_weights_once_and_adds_up_the_rest(decodes, held, chunks):
+    held = held if decodes else 0
+    if not decodes and not chunks:
+        return
+    batch = batch_work(LLAMA, decodes, held, [(None, *chunk) for chunk in chunks])
+    parts = [chunk_work(LLAMA, size, context) for size, context in chunks]
+    # decodes of any contexts: what counts is their sum
+    parts += [chunk_work(LLAMA, 1, held if k == 0 else 0) for k in range(decodes)]
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    assert batch.flop == total.flop and batch.kv_bytes == total.kv_bytes
+    assert batch.weight_bytes * len(parts) == total.weight_bytes
+
+
+def test_operations_of_a_mixed_batch_are_those_that_torch_counts(tiny_model):
+    caches = [tiny_model.new_cache(64) for _ in range(3)]
+    for cache in caches[:2]:
+        tiny_model([Chunk(torch.arange(9), cache)])
+    batch = [Chunk(torch.zeros(1, dtype=torch.long), cache) for cache in caches[:2]]
+    with FlopCounterMode(display=False) as counter:
+        tiny_model([*batch, Chunk(torch.arange(20), caches[2])])
+    counts = counter.get_flop_counts()["Global"]
+    linear = sum(n for op, n in counts.items() if str(op) in ("aten.mm", "aten.addmm"))
+    assert batch_work(tiny_model.config, 2, 18, [(None, 20, 0)]).linear_flop == linear
+
+
+def test_a_batch_of_decodes_has_the_intensity_of_its_size_until_the_cache_weighs_in():
+    assert batch_work(LLAMA, 32, 32).intensity == pytest.approx(32, rel=0.02)
+    assert batch_work(LLAMA, 32, 32 * 4000).intensity < 8
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ((-1, 0), "num_decodes must be >= 0, got -1"),
+        ((0, 5), "0 without decodes, got 5 with 0"),
+        ((2, -1), "decode_context must be >= 0.*got -1"),
+        ((0, 0), "at least 1 token, got none"),
+        ((1, 5, [(None, 0, 0)]), "num_tokens must be >= 1, got 0"),
+    ],
+)
+def test_impossible_batches_are_refused(args, message):
+    with pytest.raises(ValueError, match=message):
+        batch_work(LLAMA, *args)

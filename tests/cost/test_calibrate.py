@@ -60,7 +60,7 @@ def test_the_batches_drawn_stay_within_their_limits_and_are_of_all_three_kinds()
 @pytest.mark.parametrize(
     "setting, message",
     [
-        ({"num_batches": 5}, "num_batches must be >= 12, got 5"),
+        ({"num_batches": 5}, "num_batches must be >= 14, got 5"),
         ({"max_decodes": 1}, "max_decodes must be >= 2, got 1"),
         ({"rounds": 0}, "rounds must be >= 1, got 0"),
         ({"max_context": 500}, r"max_context \+ max_chunk_tokens must be <= 512"),

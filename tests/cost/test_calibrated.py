@@ -14,7 +14,7 @@ from coursekit.cost.calibrated import TERMS, count, nonnegative_least_squares
 
 TRUTH = {
     "iteration": 0.02, "token": 1e-5, "token_over_knee": 2e-4, "pair": 3e-8, "context": 1e-7,
-    "sequence": 2e-4,
+    "sequence": 2e-4, "prefill": 3e-3,
 }  # fmt: skip
 KNEE = 180
 
@@ -25,6 +25,7 @@ def true_s(num_decodes, decode_context, chunks) -> float:
         TRUTH["iteration"] + TRUTH["token"] * counts.tokens
         + TRUTH["token_over_knee"] * max(0, counts.tokens - KNEE) + TRUTH["pair"] * counts.pairs
         + TRUTH["context"] * counts.context + TRUTH["sequence"] * counts.sequences
+        + TRUTH["prefill"] * (counts.pairs > 0)
     )  # fmt: skip
 
 
@@ -74,6 +75,22 @@ def test_a_profile_survives_its_file(cost, tmp_path):
     raw = json.loads((tmp_path / "profile.json").read_text())
     assert raw["device"] == "a device" and raw["date"] == "2026-01-01"
     assert raw["software"] == {"torch": "2.13.0"} and raw["highest"]["tokens"] == 1088
+
+
+def test_an_iteration_with_a_chunk_pays_once_for_its_kernels(cost):
+    added = cost.iteration_s(2, 100, [(None, 2, 0)]) - cost.iteration_s(2, 100, [(None, 1, 0)])
+    again = cost.iteration_s(2, 100, [(None, 2, 0)] * 2) - cost.iteration_s(2, 100, [(None, 2, 0)])
+    assert added > 0.9 * TRUTH["prefill"] and again < 0.2 * TRUTH["prefill"]
+
+
+def test_a_profile_from_before_that_term_is_read_without_it(cost, tmp_path):
+    cost.save(tmp_path / "old.json")
+    raw = json.loads((tmp_path / "old.json").read_text())
+    del raw["coefficients"]["prefill"]
+    (tmp_path / "old.json").write_text(json.dumps(raw))
+    old = CalibratedCost.load(tmp_path / "old.json")
+    assert old.iteration_s(3, 99, ()) == cost.iteration_s(3, 99, ())
+    assert old.iteration_s(0, 0, [(None, 64, 0)]) < cost.iteration_s(0, 0, [(None, 64, 0)])
 
 
 def test_its_label_says_what_was_calibrated_and_when(cost):
@@ -134,7 +151,7 @@ def test_a_run_of_decodes_that_grows_beyond_the_range_warns_too():
 
 
 def test_too_few_batches_are_refused():
-    with pytest.raises(ValueError, match="at least 12 measured batches, got 5"):
+    with pytest.raises(ValueError, match="at least 14 measured batches, got 5"):
         CalibratedCost.fit(batches()[:5])
 
 

@@ -44,6 +44,11 @@ def test_iterations_are_those_of_the_scene(engine):
     assert all(row.seconds > 0 for row in measured) and not engine.has_requests
 
 
+def test_streams_with_long_contexts_are_all_there_to_the_end(engine):
+    measured = measure_scene(engine, Scene(5, 300, 20, 40), rounds=1)
+    assert [same[0].num_decodes for same in measured] == [5] * (NUM_ALONE + 2)
+
+
 def test_a_scene_without_streams_is_a_prompt_alone(engine):
     measured = measure_scene(engine, Scene(0, 16, 32, 64), rounds=1)
     assert [same[0].num_decodes for same in measured] == [0, 0]
