@@ -12,6 +12,10 @@ import sys
 
 import numpy as np
 
+from coursekit import AdaptiveChunkedPrefill
+from coursekit.chunking.adaptive import CostInverse
+from coursekit.cost import recorded_cost
+from coursekit.analyzers import PrefillDecodeAnalyzer
 from coursekit.live import VllmEngine
 from coursekit.metrics import summarize
 from coursekit.workload import Workload
@@ -21,14 +25,15 @@ NUM_TOKENS = 12
 
 
 def tokens_at(engine: VllmEngine, budgets: list[int]) -> list[list[int]]:
-    """Greedy tokens of the same prompts while the budget turns from step to step."""
+    """Greedy tokens of the same prompts while the budget turns from step to step, if any is given."""
     sent: dict[int, list[int]] = {}
     prompts = [np.random.default_rng(n).integers(0, 40_000, n).tolist() for n in PROMPTS]
     for ids in prompts:
         sent[engine.submit(ids, NUM_TOKENS)] = []
     steps = 0
     while engine.has_requests:
-        engine.token_budget = budgets[steps % len(budgets)]
+        if budgets:
+            engine.token_budget = budgets[steps % len(budgets)]
         for index, token in engine.step().tokens.items():
             sent[index].append(token)
         steps += 1
@@ -119,15 +124,45 @@ def turned_run(engine: VllmEngine) -> dict:
     return worst
 
 
+def adaptive_run(engine: VllmEngine) -> dict:
+    """The same tokens while a controller turns the budget; whom it was told of."""
+    cost = recorded_cost("amd-epyc-2-cores/smollm2-135m-instruct-vllm")
+    driver = AdaptiveChunkedPrefill(engine.scheduler.policy, CostInverse(cost, 0.05))
+    engine.scheduler.policy = driver
+    tokens = tokens_at(engine, [])
+    return {
+        "tokens": tokens, "budgets": list(driver.budgets), "has_requests": driver.has_requests,
+        "model_error": driver.controller.model_error, "name": engine.trace().info["scheduler"]["name"],
+    }  # fmt: skip
+
+
+def analyzed(engine: VllmEngine) -> dict:
+    """What the analyzer makes of it: tables, the knee, and the findings."""
+    analyzer = PrefillDecodeAnalyzer.of(engine)
+    prefill = analyzer.prefill_table([64, 512], [32, 128])
+    decode = analyzer.decode_table([64, 900], [1, 8])
+    knee = analyzer.knee([1, 2, 4, 16, 32, 64, 128, 256, 512])
+    return {
+        "prefill": prefill.to_dict("list"), "decode": decode.to_dict("list"),
+        "label": prefill.attrs["label"], "findings": analyzer.findings(prefill, decode, knee),
+        "sizes": knee.table["num_tokens"].tolist(), "seconds": knee.table["seconds"].tolist(),
+        "shape": analyzer.source.config.name, "bytes_per_value": analyzer.source.bytes_per_value,
+        "dtype": str(engine.engine.model_config.dtype), "left": len(engine.requests),
+    }  # fmt: skip
+
+
 def main() -> None:
     before = dict(os.environ)
-    options = {"max_token_budget": 512, "max_num_seqs": 8, "max_model_len": 1024}
+    options = {
+        "max_token_budget": 512, "max_num_seqs": 8, "max_model_len": 1024,
+        "dtype": "float32",  # in bfloat16 two tokens are often equally likely, and rounding decides
+    }  # fmt: skip
     engine = VllmEngine(**options, num_threads=2)
     seen = {
         "environment": dict(os.environ) == before,
         "tokens": [tokens_at(engine, budgets) for budgets in ([512], [16, 64, 300], [9])],
         "record": recorded_run(engine), "cancelled": cancelled_run(engine),
-        "refusals": refusals(engine), "turned": turned_run(engine),
+        "refusals": refusals(engine), "turned": turned_run(engine), "analyzed": analyzed(engine),
     }
     engine.close()
     engine.close()
@@ -135,6 +170,7 @@ def main() -> None:
     seen["adapted_tokens"] = [tokens_at(ours, budgets) for budgets in ([512], [16, 64, 300])]
     seen["adapted_record"] = recorded_run(ours)
     seen["adapted_cancelled"] = cancelled_run(ours)
+    seen["adaptive"] = adaptive_run(ours)
     ours.close()
     with open(sys.argv[1], "w") as file:
         json.dump(seen, file)

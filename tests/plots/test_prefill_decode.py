@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
+from coursekit.analyzers import PrefillDecodeAnalyzer
 from coursekit.plots import style
-from coursekit.plots.prefill_decode import against_prompt_length
+from coursekit.plots.prefill_decode import against_prompt_length, by_chunk_and_batch, caption
 
 
 def table(label="live (test device)", scale=1.0, lengths=(100, 1000, 8000)):
@@ -68,3 +69,58 @@ def test_the_figure_says_where_its_numbers_are_from_and_describes_them():
 def test_tables_that_can_not_be_drawn_are_refused(tables, problem):
     with pytest.raises(ValueError, match=problem):
         against_prompt_length(*tables)
+
+
+# --- By chunk and batch ---
+
+
+@pytest.fixture(scope="module")
+def tables():
+    analyzer = PrefillDecodeAnalyzer.of("roofline:a100/llama-2-7b")
+    prefill = analyzer.prefill_table([256, 1024], [64, 512])
+    return prefill, analyzer.decode_table([100, 1000], [1, 16])
+
+
+def test_each_chunk_size_and_each_batch_has_a_line_with_its_times(tables):
+    prefill, decode = tables
+    left, right = by_chunk_and_batch(*tables).axes
+    by_name = {line.get_label(): line for line in left.lines}
+    assert list(by_name) == ["one shot", "chunks of 512", "chunks of 64"]
+    chosen = prefill[(prefill.chunk_size == 64) & ~prefill.one_shot]
+    assert list(by_name["chunks of 64"].get_ydata()) == list(chosen.prefill_s)
+    assert list(by_name["chunks of 512"].get_xdata()) == [1024]
+    steps = {line.get_label(): list(line.get_ydata()) for line in right.lines}
+    assert steps["batch of 16"] == list(decode.step_s[decode.batch_size == 16])
+    assert len({line.get_marker() for line in left.lines}) == 3
+    assert {left.get_xscale(), left.get_yscale(), right.get_yscale()} == {"log"}
+
+
+def test_the_caption_and_the_text_state_what_was_found(tables):
+    prefill, decode = tables
+    slow = prefill.iloc[-2]
+    assert (slow.prompt_length, slow.chunk_size) == (1024, 64)
+    said = caption(prefill, decode)
+    assert said.startswith("1,024 tokens in chunks of 64: ") and "a decode batch of 16: " in said
+    assert f"{1 + slow.overhead:.1f} times one shot" in said
+    figure = by_chunk_and_batch(prefill, decode)
+    assert said in figure.alt_text and "1,024 tokens in chunks of 64" in figure.alt_text
+    assert figure.texts[-1].get_text() == prefill.attrs["label"]
+    faster = prefill.assign(prefill_s=prefill.prefill_s.where(prefill.one_shot, 1e-6))
+    faster.attrs = prefill.attrs
+    assert "0.0 times one shot" in caption(faster, decode)
+
+
+def test_a_prompt_in_one_shot_and_a_single_batch_are_captioned_too(tables):
+    prefill, decode = tables
+    whole, one = prefill[prefill.one_shot], decode[decode.batch_size == 1]
+    assert caption(whole, one) == "1,024 tokens in one shot: 59.9 ms"
+    assert len(by_chunk_and_batch(whole, one).axes[0].lines) == 1
+
+
+def test_tables_by_chunk_that_can_not_be_drawn_are_refused(tables):
+    prefill, decode = tables
+    with pytest.raises(ValueError, match="lacks .'one_shot'."):
+        by_chunk_and_batch(prefill.drop(columns="one_shot"), decode)
+    many = PrefillDecodeAnalyzer.of("formula").decode_table([100], range(1, 8))
+    with pytest.raises(ValueError, match="at most 6 lines can be told apart, got 7"):
+        by_chunk_and_batch(prefill, many)
