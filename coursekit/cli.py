@@ -80,6 +80,29 @@ def simulate_command(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def capacity_command(parser: argparse.ArgumentParser) -> Run:
+    """Find the highest request rate that a simulated device serves under an SLO, by policy and token budget."""
+    from coursekit.schedulers import NAMES
+
+    add = parser.add_argument
+    add("--trace", required=True, type=Path, help="workload, of which the lengths count (see coursekit.workload)")
+    add("--scheduler", nargs="+", default=["token-budget"], help="one or more of " + ", ".join(NAMES))
+    add("--token-budget", nargs="+", type=int, default=[512], help="one or more (default 512)")
+    add("--hardware", default="a100", help="a name in coursekit.cost.DEVICES")
+    add("--model", default="llama-2-7b", help="a name in coursekit.models.SHAPES")
+    add("--rule", default="sarathi", choices=("sarathi", "vidur"), help="what must hold (default sarathi)")
+    add("--slo-tbt", type=float, help="seconds that the P99 gap between tokens may be (sarathi)")
+    add("--start-rate", type=float, default=1.0, help="requests per second to begin with (default 1)")
+    add("--dask", metavar="ADDRESS", help="of a Dask scheduler, tcp://host:8786 (default: this machine's cores)")
+
+    def run(options: argparse.Namespace) -> int:
+        from coursekit.optimizers.capacity_report import run_and_report
+
+        return run_and_report(options)
+
+    return run
+
+
 def profile_command(parser: argparse.ArgumentParser) -> Run:
     """Measure this device with a live engine, for simulations of it (a few minutes; can be interrupted and resumed)."""
     add = parser.add_argument
@@ -106,6 +129,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "prepare": prepare_command,
     "lab": lab_command,
     "simulate": simulate_command,
+    "capacity": capacity_command,
     "profile": profile_command,
 }
 

@@ -1,0 +1,1 @@
+"""Published experiments, repeated here: their settings as data, and functions that run them."""
