@@ -34,6 +34,7 @@ class Engine:
         """
         scheduler, executor, recorder = self.scheduler, self.executor, Recorder(self.scheduler)
         execute, record = executor.execute, recorder.record
+        observe = scheduler.observe
         schedule, update, now = scheduler.schedule, scheduler.update, 0.0
         evicted = []  # in a decision that ran nothing, and so left no row
         jumps = self.jump and scheduler.can_jump and hasattr(executor, "cost")
@@ -54,6 +55,7 @@ class Engine:
                 continue
             start, now = now, now + execute(batch)
             record(batch, start, now)
+            observe(batch, now - start)
             finished = update(batch)
             for request in finished:
                 recorder.finished(request, now)

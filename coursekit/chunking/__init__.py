@@ -3,6 +3,7 @@
 from coursekit.lazy import lazy_exports
 
 _HOME_OF = {
+    "AdaptiveChunkedPrefill": ".adaptive",
     "ChunkProgress": ".processor",
     "ChunkedPrefillProcessor": ".processor",
     "PrefillJob": ".processor",

@@ -21,9 +21,12 @@ from vllm.v1.request import Request as VllmRequest
 from vllm.v1.request import RequestStatus
 
 from coursekit.batch import Batch
+from coursekit.chunking.adaptive.controllers import OPTIONS as CONTROL
+from coursekit.chunking.adaptive.controllers import drive
 from coursekit.kv_cache import BlockCounter
 from coursekit.live.vllm_engine import RUN_PROMPTS_WHOLE
 from coursekit.request import Request
+from coursekit.schedulers import Scheduler
 from coursekit.simulate import make_scheduler
 
 CLASSES = ("high", "medium", "low")
@@ -42,8 +45,10 @@ class CoursekitScheduler(VllmScheduler):
     """vLLM's scheduler with a policy of `coursekit.schedulers` in place of its own.
 
     vllm_config.additional_config["coursekit"]: "scheduler", a name in NAMES (default
-    "token-budget"), and its limits, such as "token_budget" (default: max_num_batched_tokens). A
-    request's class is its sampling parameters' extra_args["priority_class"], else "medium".
+    "token-budget"), and its limits, such as "token_budget" (default: max_num_batched_tokens).
+    "scheduler": "adaptive" puts a controller over "policy" (default "stall-free"): see
+    `coursekit.chunking.adaptive.drive` for its options. A request's class is its sampling
+    parameters' extra_args["priority_class"], else "medium".
     policy: the scheduler that decides; last_step: see `LastStep`, None at first.
     Raises ValueError for what it can't do: async scheduling, prefix caching, speculative
     decoding, LoRA, encoders, connectors; and for limits that could pass max_num_batched_tokens.
@@ -53,7 +58,24 @@ class CoursekitScheduler(VllmScheduler):
         super().__init__(*args, **kwargs)
         self._refuse_unsupported()
         options = dict((self.vllm_config.additional_config or {}).get("coursekit", {}))
-        name = options.pop("scheduler", "token-budget")
+        name = options.pop("scheduler", self.default_scheduler)
+        if name == "adaptive":
+            control = {key: options.pop(key) for key in CONTROL if key in options}
+            name = options.pop("policy", "stall-free")
+            self.policy = drive(self._make_policy(name, options), control)
+        else:
+            self.policy = self._make_policy(name, options)
+        self._knob = "chunk_size" if name == "interleaved" else "token_budget"
+        self.last_step: LastStep | None = None
+        self._mirrors: dict[str, Request] = {}  # vLLM's request id -> the policy's request
+        self._num_added = 0
+        self._batch: Batch | None = None  # decided and not yet accounted for
+        self._decided_at = 0.0
+
+    default_scheduler = "token-budget"
+
+    def _make_policy(self, name: str, options: dict) -> Scheduler:
+        """The policy called `name`, with a count of vLLM's KV blocks and within its room."""
         most = self.scheduler_config.max_num_batched_tokens
         limits = {
             "token_budget": most, "max_num_seqs": self.max_num_running_reqs,
@@ -63,13 +85,7 @@ class CoursekitScheduler(VllmScheduler):
         pool = self.kv_cache_manager.block_pool
         # vLLM keeps one block for itself, the null block
         kv = BlockCounter(pool.num_gpu_blocks - 1, self.block_size)
-        self.policy = make_scheduler(name, kv=kv, **limits)
-        self._knob = "chunk_size" if name == "interleaved" else "token_budget"
-        self.last_step: LastStep | None = None
-        self._mirrors: dict[str, Request] = {}  # vLLM's request id -> the policy's request
-        self._num_added = 0
-        self._batch: Batch | None = None  # decided and not yet accounted for
-        self._decided_at = 0.0
+        return make_scheduler(name, kv=kv, **limits)
 
     def before_step(self) -> None:
         """Called before each decision. For subclasses that turn `token_budget`; does nothing."""
@@ -121,6 +137,7 @@ class CoursekitScheduler(VllmScheduler):
         )  # fmt: skip
         seconds = time.perf_counter() - self._decided_at
         self.last_step = LastStep(seconds, prefill, batch.num_tokens - prefill)
+        self.policy.observe(batch, seconds)
         self.policy.update(batch)
         self._forget_the_finished()
         return result
@@ -268,6 +285,16 @@ class CoursekitScheduler(VllmScheduler):
                 f"max_num_batched_tokens {most}; raise it, or lower token_budget, "
                 "max_num_seqs or max_model_len"
             )
+
+
+class AdaptiveCoursekitScheduler(CoursekitScheduler):
+    """The same, adaptive unless told otherwise: a controller holds "itl_target_s".
+
+    additional_config={"coursekit": {"itl_target_s": 0.2, "profile": "DEVICE/MODEL-vllm"}}, or
+    {"controller": "aimd", "itl_target_s": 0.2} where there is no profile of the device.
+    """
+
+    default_scheduler = "adaptive"
 
 
 class _Mirror(Request):

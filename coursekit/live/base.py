@@ -75,6 +75,10 @@ class LiveEngine:
     def _drop(self, request: Request) -> None:
         raise NotImplementedError
 
+    def _begin_record(self) -> None:
+        """Forget what was recorded; there are no requests."""
+        raise NotImplementedError
+
     def _set_token_budget(self, token_budget: int) -> None:
         raise NotImplementedError
 
@@ -160,10 +164,11 @@ class LiveEngine:
     ) -> Trace:
         """Serve what `source` sends, in real time, until all is done, and return the record.
 
-        source: see `coursekit.workload`. The clock starts at 0. Ends early when it passes
-        `until_s` seconds or `should_stop`, asked before each step, says so.
+        source: see `coursekit.workload`. The clock starts at 0, and the record anew. Ends early
+        when it passes `until_s` seconds or `should_stop`, asked before each step, says so.
         """
         self.restart_clock()
+        self._begin_record()
         while self.now_s() < until_s and not (should_stop is not None and should_stop()):
             if source.next_arrival_s <= self.now_s():
                 for request in source.take(self.now_s()):

@@ -16,6 +16,7 @@ from coursekit.models.sampling import Sampling
 from coursekit.recorder import Recorder
 from coursekit.request import Request
 from coursekit.schedulers.base import NO_LIMIT, Scheduler
+from coursekit.schedulers.decode_group import DecodeGroup
 from coursekit.trace import Trace
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class TorchEngine(LiveEngine):
     def _account(self, batch: Batch, tokens: dict[Request, int], start_s: float) -> Step:
         end_s = self.now_s()
         self._recorder.record(batch, start_s, end_s)
+        self.scheduler.observe(batch, end_s - start_s)
         finished = self.scheduler.update(batch)
         for request in finished:
             self._recorder.finished(request, end_s)
@@ -145,6 +147,11 @@ class TorchEngine(LiveEngine):
         self.scheduler.abort(request)
         self._recorder.finished(request, float("nan"))
         self.executor.forget(request)
+
+    def _begin_record(self) -> None:
+        # the group counts its steps from its beginning, and keeps who stayed how long
+        self.scheduler.group = DecodeGroup(self.scheduler.kv.block_size)
+        self._recorder = Recorder(self.scheduler)
 
     def _get_token_budget(self) -> int:
         return getattr(self.scheduler, self._knob)

@@ -34,7 +34,8 @@ class VllmEngine(LiveEngine):
 
     model: a folder, or None for the course's model. max_token_budget: vLLM's
     max_num_batched_tokens, up to which the budget may be turned. scheduler: None for vLLM's own, or
-    a name in `coursekit.schedulers.NAMES`, which then decides inside vLLM. num_threads: of a
+    a name in `coursekit.schedulers.NAMES`, which then decides inside vLLM, or the options of
+    `coursekit.deploy.CoursekitScheduler`. num_threads: of a
     CPU; None leaves it to vLLM. engine_args: further ones of vLLM's `EngineArgs`.
     engine: the `LLMEngine`; scheduler: vLLM's live scheduler.
 
@@ -48,7 +49,7 @@ class VllmEngine(LiveEngine):
         max_token_budget: int = 2048,
         max_num_seqs: int = 16,
         max_model_len: int = 4096,
-        scheduler: str | None = None,
+        scheduler: str | dict | None = None,
         num_threads: int | None = None,
         **engine_args,
     ):
@@ -56,19 +57,21 @@ class VllmEngine(LiveEngine):
         _check(max_token_budget, max_num_seqs, max_model_len)
         self.max_token_budget, self.max_model_len = max_token_budget, max_model_len
         on_cpu = detect_device().kind == "cpu"
-        room = _room(scheduler, max_token_budget, max_num_seqs, max_model_len)
+        own = {"scheduler": scheduler} if isinstance(scheduler, str) else scheduler
+        name = own and own.get("scheduler")
+        room = _room(name, max_token_budget, max_num_seqs, max_model_len)
         args = {
             "model": _folder(model), "max_num_batched_tokens": room,
             "max_num_seqs": max_num_seqs, "max_model_len": max_model_len,
             "async_scheduling": False, "enable_prefix_caching": False,
             "enforce_eager": on_cpu, **engine_args,
         }  # fmt: skip
-        if scheduler is not None:
-            own = {"scheduler": scheduler, "token_budget": max_token_budget}
+        if own is not None:
+            own = {"token_budget": max_token_budget, **own}
             args |= {"scheduler_cls": ADAPTER, "additional_config": {"coursekit": own}}
         self.engine, version = _start(args, num_threads)
         self.scheduler = self.engine.engine_core.engine_core.scheduler
-        self._adapted = scheduler is not None
+        self._adapted = own is not None
         self.label = f"live ({detect_device().label()}, vLLM {version})"
         self.vocab_size = self.engine.model_config.get_vocab_size()
         self._ids: dict[int, str] = {}  # our index -> vLLM's id
@@ -213,6 +216,9 @@ class VllmEngine(LiveEngine):
         self.engine.abort_request([self._ids[request.index]], internal=True)
         self._recorder.finished(request, float("nan"))
         self._forget(request.index)
+
+    def _begin_record(self) -> None:
+        self._recorder = Recorder(self._view)
 
     def _get_token_budget(self) -> int:
         if self._adapted:

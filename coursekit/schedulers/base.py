@@ -79,6 +79,12 @@ class Scheduler:
         """Decide the next iteration; an empty batch means that nothing can run now."""
         raise NotImplementedError
 
+    def observe(self, batch: Batch, seconds: float) -> None:
+        """Told how long a batch took, before `update`; ignored here.
+
+        A policy that learns from it also sets `can_jump` to False, or it would miss steps.
+        """
+
     def update(self, batch: Batch) -> list[Request]:
         """Account for a batch that has run; return the requests that it finished.
 

@@ -12,6 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+from coursekit import AdaptiveChunkedPrefill
+from coursekit.chunking.adaptive import Aimd, CostInverse, FixedBudget
+from coursekit.cost import RooflineCost
 from coursekit.executors import packed
 from coursekit.kv_cache import BlockCounter, PrefixCachingBlocks, SlottedKVCache
 from coursekit.live import TorchEngine
@@ -29,6 +32,7 @@ thorough = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large,
                            HealthCheck.function_scoped_fixture],
 )  # fmt: skip
+A100 = RooflineCost("a100", "llama-2-7b")
 CROWD = [Arrival(0, 20, 12), Arrival(0, 20, 12), Arrival(1, 20, 12), Arrival(2, 8, 12)]
 
 
@@ -97,6 +101,48 @@ def test_turned_budgets_and_failing_forwards_change_no_token(
 
     assert serve(engine, workload, on_step) == expected(tiny_model, workload)
     assert_nothing_is_held(engine)
+
+
+@thorough
+@given(
+    workload=workloads, failing=st.sets(st.integers(0, 40), max_size=3),
+    target_s=st.sampled_from([1e-6, 2e-3, 10.0]), name=st.sampled_from(["aimd", "cost-inverse"]),
+)  # fmt: skip
+def test_a_controller_on_a_real_clock_changes_no_token(
+    tiny_model, workload, failing, target_s, name
+):
+    policy = StallFree(60, 6, BlockCounter(30, 4))
+    controller = Aimd(target_s, 8, 4) if name == "aimd" else CostInverse(A100, target_s)
+    engine = new_engine(tiny_model, AdaptiveChunkedPrefill(policy, controller))
+
+    def on_step(now):
+        if now in failing and engine.has_requests:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(tiny_model.norm, "forward", lambda x: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    engine.step()
+
+    assert serve(engine, workload, on_step) == expected(tiny_model, workload)
+    assert_nothing_is_held(engine)
+    driver = engine.scheduler
+    assert len(driver.budgets) == engine.trace().num_iterations
+    assert engine.trace().info["scheduler"]["controller"]["itl_target_s"] == target_s
+
+
+def test_an_adaptive_engine_records_each_of_its_runs(tiny_model):
+    engine = new_engine(tiny_model, AdaptiveChunkedPrefill(StallFree(60, 6), FixedBudget(30)))
+    for _ in range(2):
+        trace = engine.run(Workload([0, 0], [40, 10], [5, 4]).source())
+        assert trace.requests["num_output_tokens"].tolist() == [5, 4]
+        assert [len(trace.token_times_s(index)) for index in range(2)] == [5, 4]
+    assert_nothing_is_held(engine)
+
+
+def test_who_holds_an_adaptive_engine_is_told_to_leave_its_budget_alone(tiny_model):
+    engine = new_engine(tiny_model, AdaptiveChunkedPrefill(StallFree(60, 6), FixedBudget(30)))
+    assert engine.token_budget == engine.max_token_budget == 60
+    with pytest.raises(ValueError, match="the controller chooses the token budget, got 20"):
+        engine.token_budget = 20
 
 
 def ignore_mask(patch):

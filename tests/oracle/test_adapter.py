@@ -16,11 +16,13 @@ from tests.schedulers.checker import Arrival
 from tests.schedulers.workloads import LONGEST, workloads
 
 from coursekit.deploy.vllm_scheduler import CoursekitScheduler  # noqa: I001 - after the driver
+from coursekit.chunking.adaptive import AdaptiveChunkedPrefill, CostInverse
 from coursekit.kv_cache import BlockCounter
 from coursekit.request import Request
 from coursekit.schedulers import NAMES
 from coursekit.simulate import make_scheduler
 
+PROFILE = "amd-epyc-2-cores/smollm2-135m-instruct-vllm"
 BLOCK_SIZE, BUDGET, SEATS = 16, 40, 6
 thorough = settings(
     max_examples=25, deadline=None, derandomize=True,
@@ -28,7 +30,9 @@ thorough = settings(
 )  # fmt: skip
 
 
-def make_inside(name: str, num_blocks: int, **options) -> CoursekitScheduler:
+def make_inside(
+    name: str, num_blocks: int, adapter: type[CoursekitScheduler] = CoursekitScheduler, **options
+) -> CoursekitScheduler:
     """The adapter with this policy, built as vLLM builds a scheduler."""
     own = Settings(
         token_budget=200, max_num_seqs=SEATS, max_model_len=LONGEST + 8, num_blocks=num_blocks,
@@ -37,13 +41,13 @@ def make_inside(name: str, num_blocks: int, **options) -> CoursekitScheduler:
     )  # fmt: skip
     config = driver._make_config(own)
     config.additional_config = {
-        "coursekit": {"scheduler": name, "token_budget": BUDGET, **options}
+        "coursekit": {"token_budget": BUDGET, **({"scheduler": name} if name else {}), **options}
     }
     config.cache_config.num_gpu_blocks = num_blocks + 1
     spec = driver.FullAttentionSpec(
         block_size=BLOCK_SIZE, num_kv_heads=1, head_size=1, dtype=driver.torch.float32
     )
-    return CoursekitScheduler(
+    return adapter(
         vllm_config=config,
         kv_cache_config=driver.KVCacheConfig(
             num_blocks=num_blocks + 1, kv_cache_tensors=[],
@@ -174,6 +178,55 @@ def test_the_budget_turns_between_steps_and_a_subclass_may_turn_it_itself():
     for bad in (0, 201):
         with pytest.raises(ValueError, match=f"1..200.*got {bad}"):
             scheduler.token_budget = bad
+
+
+@pytest.mark.parametrize("policy", ["stall-free", "token-budget", "priority-aware"])
+@thorough
+@given(workload=workloads, num_blocks=st.integers(-(-LONGEST // BLOCK_SIZE), 14))
+def test_driven_by_a_constant_controller_decisions_are_the_policys_own(
+    policy, workload, num_blocks
+):
+    options = {"policy": policy, "controller": "aimd", "itl_target_s": 1e9, "start": BUDGET}
+    scheduler = make_inside("adaptive", num_blocks, **options)  # it can grow no further
+    inside = list(steps_inside(scheduler, workload))
+    assert inside == list(steps_alone(policy, workload, num_blocks))
+    assert_nothing_is_held(scheduler)
+
+
+@thorough
+@given(workload=workloads, target_s=st.sampled_from([1e-9, 1e-3, 0.02, 10.0]))
+def test_under_a_controller_everybody_gets_its_tokens_within_the_budget(workload, target_s):
+    scheduler = make_inside(
+        "adaptive", 14, token_budget=200, profile=PROFILE, itl_target_s=target_s, efficient=True
+    )
+    computed = {index: 0 for index in range(len(workload))}
+    for step in steps_inside(scheduler, workload):
+        assert sum(step.values()) <= max(scheduler.token_budget, 1) <= 200
+        for index, count in step.items():
+            computed[index] += count
+    least = [arrival.num_prompt_tokens + arrival.max_tokens - 1 for arrival in workload]
+    assert all(computed[index] >= tokens for index, tokens in enumerate(least))
+    assert_nothing_is_held(scheduler)
+
+
+def test_the_adaptive_class_is_adaptive_by_default_and_found_by_its_dotted_path():
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+
+    path = "coursekit.deploy.vllm_scheduler.AdaptiveCoursekitScheduler"
+    adapter = resolve_obj_by_qualname(path)
+    scheduler = make_inside(None, 14, adapter, profile=PROFILE, itl_target_s=0.2)
+    assert isinstance(scheduler.policy, AdaptiveChunkedPrefill)
+    assert isinstance(scheduler.policy.controller, CostInverse)
+    for bad, message in (
+        ({"itl_target_s": 0.2}, "needs a profile, got none"),
+        ({"controller": "aimd", "itl_target_s": 0}, "itl_target_s must be > 0 s, got 0"),
+        ({"controller": "aimd", "itl_target_s": 1, "policy": "prefill-first", "token_budget": 9},
+         "may reach 66 tokens|runs prompts whole"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            make_inside(None, 14, adapter, **bad)
+    with pytest.raises(ValueError, match="the controller chooses"):
+        scheduler.token_budget = 5
 
 
 def test_what_it_can_not_work_with_is_refused():
