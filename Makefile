@@ -15,6 +15,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  ARGS=…    passed on: make lab ARGS=--no-browser, make test ARGS='-k doctor'"
+	@echo "  ONLY=…    some of the benchmarks: make bench ONLY='sarathi fidelity'"
 	@echo "  CASES=…   how many: make oracle CASES=20000"
 	@echo "  PYTHON=…  which Python 3.11 or 3.12 makes .venv (else the first on PATH that works)"
 	@echo "  COURSEKIT_FLAVOUR=cpu|gpu|no-vllm  installs that flavour, whatever the machine looks like"
@@ -28,9 +29,10 @@ test: setup ## set up, then run every check: tests and notebooks
 oracle: setup ## compare the schedulers with vLLM's on CASES random cases
 	@exec $(VENV_PYTHON) -m tests.oracle --cases $(or $(CASES),20000) $(ARGS)
 
-bench: setup ## run the benchmarks and write benchmarks/README.md
-	@$(VENV_PYTHON) benchmarks/simulator.py $(ARGS)
-	@exec $(VENV_PYTHON) benchmarks/live_engine.py
+bench: setup ## run the benchmarks (half an hour, on a quiet machine) and write benchmarks/README.md
+	@for each in $(or $(ONLY),simulator analyzers optimizer sarathi fidelity adaptive priority live_engine); do \
+	  echo "== $$each"; $(VENV_PYTHON) benchmarks/$$each.py $(ARGS) || exit 1; \
+	done
 
 profile: setup ## measure this device, so that it can be simulated (ARGS='--engine vllm')
 	@exec $(VENV_PYTHON) -m coursekit profile $(ARGS)
