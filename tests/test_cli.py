@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -128,7 +129,9 @@ def answer(address: str, path: str) -> dict:
         try:
             with urllib.request.urlopen(f"{base}{path}?token={token}", timeout=10) as response:
                 return json.load(response)
-        except ConnectionError:
+        except urllib.error.HTTPError:
+            raise
+        except (ConnectionError, urllib.error.URLError):  # not up yet; the address is printed before
             time.sleep(0.5)
     raise AssertionError(f"no answer at {base}")
 
