@@ -124,6 +124,105 @@ def profile_command(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def loadtest_command(parser: argparse.ArgumentParser) -> Run:
+    """Load a running server with concurrent streaming requests: latencies, failures, the client's own lag."""
+    add = parser.add_argument
+    add("--url", required=True, help="of the server, http://127.0.0.1:8000 (the key, if any, in OPENAI_API_KEY)")
+    add("--trace", type=Path, help="workload: CSV, JSONL or parquet (see coursekit.workload)")
+    add("--requests", type=int, metavar="N", help="instead of a trace: so many requests of --lengths")
+    add("--lengths", nargs="+", default=["1000:16", "50:32"], metavar="PROMPT:OUTPUT",
+        help="tokens of each kind, equally many of each (default 1000:16 50:32)")  # fmt: skip
+    add("--rate", type=float, help="open loop: Poisson, requests per second; inf: all at once (default: the trace's)")
+    add("--users", type=int, help="closed loop: so many users, each waiting for its answer")
+    add("--think", type=float, default=0.0, help="seconds from a user's answer to its next request (default 0)")
+    add("--model", help="as the server names it (default: the first that it names)")
+    add("--device", default="", help="what the server runs on, for the record's label")
+    add("--seed", type=int, help="draws order, arrivals and prompts (default: prompts differ in each run)")
+    add("--timeout", type=float, default=300.0, help="seconds that a request may take (default 300)")
+    add("--deadline", type=float, help="seconds that the whole run may take (default: no less than it needs)")
+    add("--send-priority", action="store_true", help="send the priorities too (the server must use them)")
+    add("--out", type=Path, help="write the record here (parquet)")
+    add("--json", type=Path, help="write the summary here")
+
+    def run(options: argparse.Namespace) -> int:
+        from coursekit.loadtest.report import run_and_report
+
+        return run_and_report(options)
+
+    return run
+
+
+def config_command(parser: argparse.ArgumentParser) -> Run:
+    """Configure vLLM for a kind of workload, or for a trace, an SLO and a device; with reasons, checked by vLLM itself."""
+    add = parser.add_argument
+    add("preset", nargs="?", metavar="PRESET", help="long_context_qa, mixed_interactive or batch_processing")
+    add("--format", choices=("python", "cli", "yaml"), help="write it for LLM(...), for a shell, or for `vllm serve --config`")
+    add("--model", help="folder, hub id or name of a shape (default: the course's model; with --recommend llama-2-7b)")
+    add("--max-model-len", type=int, help="most tokens of one request (default: the preset's)")
+    add("--check", action="store_true", help="ask the installed vLLM, 5 to 10 s (exit code 1 if it refuses)")
+    add("--recommend", action="store_true", help="find the settings by simulation, for these:")
+    add("--trace", type=Path, help="workload: CSV, JSONL or parquet (see coursekit.workload)")
+    add("--slo-itl", type=float, help="seconds that the P99 gap between tokens may be")
+    add("--slo-ttft", type=float, help="seconds that the P99 to the first token may be")
+    add("--hardware", default="a100", help="a name in coursekit.cost.DEVICES, or a recorded profile (default a100)")
+    add("--scheduler", default="token-budget", help="vLLM's token-budget or priority-token-budget; stall-free or priority-aware")
+    add("--objective", default="throughput", help="throughput, goodput or capacity (default throughput)")
+    add("--num-blocks", type=int, help="KV blocks of 16 tokens (default: what fits the device's memory)")
+
+    def run(options: argparse.Namespace) -> int:
+        from coursekit.deploy.config_report import run_and_report
+
+        return run_and_report(options)
+
+    return run
+
+
+def monitor_command(parser: argparse.ArgumentParser) -> Run:
+    """Watch a running server's /metrics: what it does, which alerts stand, which setting to turn and why."""
+    add = parser.add_argument
+    add("--url", required=True, help="of the server, http://127.0.0.1:8000")
+    add("--interval", type=float, default=10.0, help="seconds between two looks (default 10)")
+    add("--window", type=float, default=300.0, help="seconds that a report covers (default 300)")
+    add("--slo-itl", type=float, default=0.2, help="seconds that the P99 gap between tokens may be (default 0.2)")
+    add("--slo-ttft", type=float, default=2.5, help="seconds that the P99 to the first token may be (default 2.5)")
+    add("--token-budget", type=int, help="the server's max_num_batched_tokens, which /metrics does not tell")
+    add("--max-num-seqs", type=int, help="the server's max_num_seqs")
+    add("--cost", metavar="PROFILE", help="a recorded profile of the server's device and model, for numbers to turn to")
+    add("--hardware", help="instead of a profile: a name in coursekit.cost.DEVICES")
+    add("--model", help="and a name in coursekit.models.SHAPES")
+    add("--once", action="store_true", help="report after one interval and end (exit code 1 if it does not answer)")
+
+    def run(options: argparse.Namespace) -> int:
+        from coursekit.monitor.watch import run_and_report
+
+        return run_and_report(options)
+
+    return run
+
+
+def serve_command(parser: argparse.ArgumentParser) -> Run:
+    """Serve a preset with vLLM, on loopback and in the foreground; Ctrl-C stops it."""
+    add = parser.add_argument
+    add("preset", metavar="PRESET", help="long_context_qa, mixed_interactive or batch_processing")
+    add("--port", type=int, help="default: a free one")
+    add("--host", default="127.0.0.1", help="beyond loopback an API key is needed (default 127.0.0.1)")
+    add("--api-key", help="that clients must show; better in VLLM_API_KEY, which others can't see")
+    add("--model", help="a folder or a hub id (default: the course's model)")
+    add("--token-budget", type=int, metavar="N", help="most tokens of one iteration (default: the preset's)")
+    add("--max-model-len", type=int, metavar="N", help="most tokens of one request (default: the preset's)")
+    add("--adaptive", action="store_true", help="choose the budget in each iteration, up to --token-budget (default 2048)")
+    add("--itl-target", type=float, metavar="S", help="seconds between tokens that --adaptive is to hold, e.g. 0.2")
+    add("--timeout", type=float, default=300.0, help="seconds that it may take to start (default 300)")
+    add("--dry-run", action="store_true", help="print the command and start nothing")
+
+    def run(options: argparse.Namespace) -> int:
+        from coursekit.deploy.serve_report import run_and_serve
+
+        return run_and_serve(options)
+
+    return run
+
+
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "doctor": doctor_command,
     "prepare": prepare_command,
@@ -131,6 +230,10 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "simulate": simulate_command,
     "capacity": capacity_command,
     "profile": profile_command,
+    "loadtest": loadtest_command,
+    "config": config_command,
+    "serve": serve_command,
+    "monitor": monitor_command,
 }
 
 

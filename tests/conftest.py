@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Fixtures: one real server for all tests that ask for it, and where it is known.
+from tests.deploy.real_server import server, servers_folder  # noqa: F401
+
 for setting in ("COURSEKIT_DEVICE", "COURSEKIT_FLAVOUR", "COURSEKIT_MODEL", "COURSEKIT_TORCH_INDEX"):
     os.environ.pop(setting, None)
 

@@ -32,6 +32,11 @@ def profiles() -> dict[str, Path]:
     return {f"{path.parent.name}/{path.stem}": path for path in found}
 
 
+def profile_name(device: str, model: str, engine_kind: str) -> str:
+    """What the profile of a device (its label), a model and an engine is called, recorded or not."""
+    return f"{_slug(device)}/{_slug(model)}-{engine_kind}"
+
+
 def recorded_cost(name: str) -> CalibratedCost:
     """The cost of a recorded profile. Raises ValueError, listing the known ones, for another."""
     known = profiles()
@@ -62,7 +67,7 @@ def profile(
         num_threads=num_threads,
     )  # fmt: skip
     name = _model_name(model)
-    out = out or FOLDER / _slug(device.label()) / f"{_slug(name)}-{engine_kind}.json"
+    out = out or FOLDER / f"{profile_name(device.label(), name, engine_kind)}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = _Partial(out.with_suffix(".partial"), [engine.label, name, rounds, _software()])
     try:

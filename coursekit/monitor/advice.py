@@ -1,0 +1,231 @@
+"""Advice on a server's settings: what to turn, to where, on what evidence, and from which source.
+
+Each rule looks at a `Reading` alone; numbers to turn to come from a cost model of the server or are
+counted, never guessed. Where the data or the model do not carry a rule, it gives no advice and a
+note says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isnan
+from typing import NamedTuple
+
+from coursekit.cost.base import CostModel
+from coursekit.metrics import Slo
+from coursekit.monitor.estimate import milliseconds
+from coursekit.monitor.headroom import budget_that_holds, full_iteration_s, seats_that_fit, work_of
+from coursekit.monitor.reading import Reading
+
+MIN_GAPS = 300  # a P99 then rests on the 3 longest
+MIN_REQUESTS = 20  # a P95 on the longest
+PREFILL_AT_P99 = 0.01  # share of iterations full of prefill from which on they make the P99
+SLACK = 0.8  # of the SLO: an ITL P99 below it leaves room
+KV_FULL = 0.9
+SEATS_FULL = 0.95
+QUEUE_LIMIT_S = 1.0  # without a TTFT SLO; with one, half of it
+BELIEVED = 2.0  # a model whose prediction is this far off what was seen is not of this server
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What the server was started with; None: not known. /metrics does not tell either.
+
+    token_budget: `max_num_batched_tokens`; max_num_seqs: requests that run at once. Raises
+    ValueError for less than 1.
+    """
+
+    token_budget: int | None = None
+    max_num_seqs: int | None = None
+
+    def __post_init__(self):
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """turn: the setting; to: its new value, None where no number can be given; how: in words.
+
+    evidence: the numbers it rests on, by name; source: where `to` is from.
+    """
+
+    turn: str
+    how: str
+    to: int | None
+    why: str
+    evidence: dict[str, str] = field(default_factory=dict)
+    source: str = "the rule alone"
+
+    def __str__(self) -> str:
+        target = "" if self.to is None else f" to {self.to}"
+        return f"{self.how} {self.turn}{target}: {self.why}"
+
+
+class Counsel(NamedTuple):
+    """Advice, and notes on what there is none about and why."""
+
+    advice: tuple[Advice, ...]
+    notes: tuple[str, ...]
+
+
+class _Case(NamedTuple):
+    reading: Reading
+    slo: Slo
+    settings: ServerSettings
+    cost: CostModel | None
+
+
+def advise(
+    reading: Reading, slo: Slo, settings: ServerSettings = ServerSettings(),
+    cost: CostModel | None = None,
+) -> Counsel:  # fmt: skip
+    """What to turn on the server of `reading`, to keep `slo` (its itl_s for P99, its ttft_s).
+
+    cost: of the server's model on its device; without it advice has a direction and no number.
+    """
+    case = _Case(reading, slo, settings, cost)
+    advice, notes = [], []
+    if not reading.is_up:
+        return Counsel((), ("the server does not answer: no advice on what it was",))
+    for rule in (_on_itl, _on_memory, _on_queue):
+        found = rule(case)
+        (advice if isinstance(found, Advice) else notes).append(found)
+    return Counsel(tuple(advice), tuple(note for note in notes if note))
+
+
+# --- ITL over the SLO ---
+
+
+def _on_itl(case: _Case) -> Advice | str:
+    reading, itl, limit_s = case.reading, case.reading.itl, case.slo.itl_s
+    if limit_s is None:
+        return "ITL: no SLO is given, so nothing is judged"
+    if itl.n < MIN_GAPS:
+        return f"ITL: {itl.n} gaps were seen, a P99 needs {MIN_GAPS}: no advice"
+    if itl.p99.value <= limit_s:
+        return f"ITL: P99 {milliseconds(itl.p99)} keeps the SLO of {1e3 * limit_s:.4g} ms"
+    share = full_share(reading, case.settings)
+    if isnan(share):
+        return (f"ITL: P99 {milliseconds(itl.p99)} is over the SLO, and whether prefill is why can't be "
+                "told: give the token budget, and wait for prompts")  # fmt: skip
+    evidence = _itl_evidence(case, share)
+    if share < PREFILL_AT_P99:
+        return Advice(
+            "max_num_seqs", "lower", None,
+            "gaps are over the SLO with hardly any prefill: the decodes alone are too many", evidence,
+        )  # fmt: skip
+    return _lower_budget(case, evidence)
+
+
+def _lower_budget(case: _Case, evidence: dict[str, str]) -> Advice | str:
+    limit_s, budget = case.slo.itl_s, case.settings.token_budget
+    why = "iterations full of prefill tokens make the longest gaps"
+    if case.cost is None:
+        return Advice("max_num_batched_tokens", "lower", None, why, evidence,
+                      "the rule alone: give a cost model for the number")  # fmt: skip
+    work = work_of(case.reading)
+    if work is None:
+        return "ITL: over the SLO, but how many requests run, or how long they are, was not seen: no number"
+    predicted_s, source = full_iteration_s(case.cost, work, budget)
+    seen_s = case.reading.itl.p99.value
+    if predicted_s <= limit_s or not 1 / BELIEVED <= seen_s / predicted_s <= BELIEVED:
+        return (f"ITL: P99 {1e3 * seen_s:.4g} ms is over the SLO, but {case.cost.label} predicts "
+                f"{1e3 * predicted_s:.4g} ms for a full iteration at budget {budget}: it is not a model of "
+                "this server, so no number is given; lower the budget and look again")  # fmt: skip
+    held = budget_that_holds(case.cost, work, limit_s, budget)
+    evidence = {**evidence, "predicted full iteration": f"{1e3 * predicted_s:.4g} ms at budget {budget}"}
+    if held is None:
+        return Advice("max_num_seqs", "lower", None,
+                      "by the cost model the decodes alone leave no budget that holds the SLO",
+                      evidence, source)  # fmt: skip
+    return Advice("max_num_batched_tokens", "lower", held, why, evidence, source)
+
+
+def full_share(reading: Reading, settings: ServerSettings) -> float:
+    """Least share of iterations that prefill tokens filled to the budget; nan if unknown.
+
+    The prefill tokens that were computed, over the most that fit beside the running decodes, over
+    the iterations that were counted. Chunks that were not full make it more.
+    """
+    if settings.token_budget is None or not reading.iteration_tokens.n:
+        return float("nan")
+    room = max(1.0, settings.token_budget - (0 if isnan(reading.num_running) else reading.num_running))
+    return reading.num_prefill_tokens / room / reading.iteration_tokens.n
+
+
+def _itl_evidence(case: _Case, share: float) -> dict[str, str]:
+    itl, limit_s = case.reading.itl, case.slo.itl_s
+    sure = "" if itl.p99.low >= limit_s else "; the SLO lies within these bounds"
+    return {
+        "ITL P99": f"{milliseconds(itl.p99)} over {itl.n:,} gaps; SLO {1e3 * limit_s:.4g} ms{sure}",
+        "iterations full of prefill": f"at least {share:.1%} of {case.reading.iteration_tokens.n:,}",
+        "running requests": f"{case.reading.num_running:.1f} (mean)",
+    }
+
+
+# --- Memory ---
+
+
+def _on_memory(case: _Case) -> Advice | str:
+    reading = case.reading
+    if isnan(reading.num_preemptions):
+        return "memory: preemptions are not counted here"
+    if not reading.num_preemptions:
+        return ""
+    if not reading.kv_usage_max >= KV_FULL:
+        return (f"memory: {reading.num_preemptions:g} preemptions, but a KV usage of at most "
+                f"{reading.kv_usage_max:.0%} was seen: look more often")  # fmt: skip
+    evidence = {
+        "preemptions": f"{reading.num_preemptions:g} in {reading.span_s:.0f} s",
+        "KV usage": f"at most {reading.kv_usage_max:.0%}, mean {reading.kv_usage:.0%}",
+        "running requests": f"{reading.num_running:.1f} (mean)",
+    }
+    seats, source = seats_that_fit(reading)
+    return Advice(
+        "max_num_seqs", "lower", seats,
+        "the KV cache is full, and what is preempted is computed again; more KV memory does as well",
+        evidence, source,
+    )  # fmt: skip
+
+
+# --- Queue ---
+
+
+def _on_queue(case: _Case) -> Advice | str:
+    queue, itl, limit_s = case.reading.queue, case.reading.itl, case.slo.itl_s
+    most_s = QUEUE_LIMIT_S if case.slo.ttft_s is None else case.slo.ttft_s / 2
+    if queue.n < MIN_REQUESTS:
+        return f"queue: {queue.n} requests were seen, a P95 needs {MIN_REQUESTS}: no advice"
+    if queue.p95.value <= most_s:
+        return ""
+    evidence = {"queue time P95": f"{milliseconds(queue.p95)} over {queue.n:,}; limit {1e3 * most_s:.4g} ms"}
+    if case.reading.num_preemptions and case.reading.kv_usage_max >= KV_FULL:
+        return "queue: long, as the KV cache is full: see memory"
+    if limit_s is None or itl.n < MIN_GAPS:
+        return "queue: long, but without an SLO on ITL or enough gaps there is no telling what room is left"
+    evidence["ITL P99"] = f"{milliseconds(itl.p99)}, SLO {1e3 * limit_s:.4g} ms"
+    if itl.p99.high > SLACK * limit_s:
+        return Advice("load", "lower", None, "requests queue and ITL has no slack to give: shed load or add "
+                      "a replica", evidence)  # fmt: skip
+    seats = case.settings.max_num_seqs
+    if seats is not None and case.reading.num_running >= SEATS_FULL * seats:
+        evidence["running requests"] = f"{case.reading.num_running:.1f} of {seats}"
+        return Advice("max_num_seqs", "raise", None, "requests queue for a seat while ITL has slack", evidence)
+    return _raise_budget(case, evidence)
+
+
+def _raise_budget(case: _Case, evidence: dict[str, str]) -> Advice | str:
+    why, budget = "requests queue while ITL has slack", case.settings.token_budget
+    work = work_of(case.reading)
+    if case.cost is None or budget is None or work is None:
+        return Advice("max_num_batched_tokens", "raise", None, why, evidence,
+                      "the rule alone: give a cost model and the token budget for the number")  # fmt: skip
+    _, source = full_iteration_s(case.cost, work, budget)
+    held = budget_that_holds(case.cost, work, case.slo.itl_s, 64 * budget)
+    if held is None or held <= budget:
+        return (f"queue: long, and ITL has slack, but {case.cost.label} has no larger budget than {budget} that "
+                "holds the SLO once it is full: no advice")  # fmt: skip
+    return Advice("max_num_batched_tokens", "raise", held, why, evidence, source)
