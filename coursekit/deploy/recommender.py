@@ -64,14 +64,14 @@ def recommend(
     fits = max(1, int(site.num_kv_tokens // mean))
     most = min(fits, MOST_SEQS)
     answer = _over_budgets(case, token_budgets, most)
-    budget, capped = answer.chosen, None
-    if budget is not None:
-        capped = _over_caps(case, budget, most)
-    elif found := [found for size in answer.table.index if (found := _over_caps(case, size, most))]:
-        capped = max(found, key=lambda each: each.value if each.feasible else -math.inf)
-        budget = int(capped.table.index[-1]) if capped.feasible else None
+    budgets = answer.table.index if answer.chosen is None else [answer.chosen]
+    caps = [found for size in budgets if (found := _over_caps(case, int(size), most)) is not None]
+    capped = max(caps, key=lambda found: found.value if found.feasible else -math.inf, default=None)
+    budget = answer.chosen
+    if budget is None and capped is not None and capped.feasible:
+        budget = int(capped.table.index[-1])
     if budget is None:
-        return Recommendation(None, answer, None, None, nearest([answer, *found]))
+        return Recommendation(None, answer, None, None, nearest([answer, *caps]))
     seats, cap = min(most, budget), _cap_setting(answer, capped)
     num_preemptions = _count_preemptions(case, budget, seats, cap.value)
     kept = f"{num_preemptions:,} preemptions as the workload is simulated at its own rate"
@@ -131,6 +131,20 @@ def _over_caps(case: _Case, budget: int, most: int) -> Answer | None:
         return None
     seats = min(most, budget)
     return case.answer(sizes, seats, knob="chunk_size", token_budget=budget)
+
+
+def _why_budget(answer: Answer, budget: int, capped: Answer | None) -> str:
+    """The optimizer's explanation; and, where the sizes hardly differ, that the load is why."""
+    if answer.chosen is None:
+        return f"{answer.explain()} With a cap on one request, {capped.chosen:,}, {budget:,} keeps it."
+    kept = answer.table["value"][answer.table["feasible"]]
+    if answer.objective == "capacity" or len(kept) == 1 or kept.min() < kept.max() * (1 - WORTH):
+        return answer.explain()
+    return (
+        f"{answer.explain()} All that keep the SLO are within {100 * WORTH:.0f}%: the arrivals are the "
+        "limit, not the budget. A higher rate, or the objective capacity with limits on TTFT and "
+        "ITL, tells them apart."
+    )
 
 
 def _cap_setting(answer: Answer, capped: Answer | None) -> Setting:
