@@ -26,7 +26,7 @@ from coursekit.monitor.metrics_text import Scrape, gained, histogram, read_metri
 from coursekit.workload import Workload, poisson
 
 LIMIT = 0.05
-ROUNDS = ("vllm", "ours", "ours", "vllm", "vllm", "ours")
+ROUNDS = ("vllm", "ours", "ours", "vllm")
 NUM_REQUESTS, RATE_PER_S, NUM_USERS = 60, 3.0, 6
 PROMPTS, OUTPUTS = (30, 280), (12, 36)  # tokens, uniform, both included
 LOOPS = {

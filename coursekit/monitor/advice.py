@@ -8,7 +8,7 @@ note says why.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isnan
+from math import isnan, nan
 from typing import NamedTuple
 
 from coursekit.cost.base import CostModel
@@ -25,6 +25,8 @@ KV_FULL = 0.9
 SEATS_FULL = 0.95
 QUEUE_LIMIT_S = 1.0  # without a TTFT SLO; with one, half of it
 BELIEVED = 2.0  # a model whose prediction is this far off what was seen is not of this server
+LARGEST_BUDGET = 16_384  # vLLM's default on the largest devices
+NO_COST = "the rule alone: give a cost model and the token budget for the number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,42 +107,45 @@ def _on_itl(case: _Case) -> Advice | str:
         return "ITL: no SLO is given, so nothing is judged"
     if itl.n < MIN_GAPS:
         return f"ITL: {itl.n} gaps were seen, a P99 needs {MIN_GAPS}: no advice"
+    p99 = f"ITL: P99 {milliseconds(itl.p99)}"
     if itl.p99.value <= limit_s:
-        return f"ITL: P99 {milliseconds(itl.p99)} keeps the SLO of {1e3 * limit_s:.4g} ms"
+        return f"{p99} keeps the SLO of {1e3 * limit_s:.4g} ms"
     share = full_share(reading, case.settings)
     if isnan(share):
-        return (f"ITL: P99 {milliseconds(itl.p99)} is over the SLO, and whether prefill is why can't be "
-                "told: give the token budget, and wait for prompts")  # fmt: skip
+        return (
+            f"{p99} is over the SLO, and whether prefill is why can't be told: give the token "
+            "budget, and wait for prompts"
+        )
     evidence = _itl_evidence(case, share)
     if share < PREFILL_AT_P99:
-        return Advice(
-            "max_num_seqs", "lower", None,
-            "gaps are over the SLO with hardly any prefill: the decodes alone are too many", evidence,
-        )  # fmt: skip
+        why = "gaps are over the SLO with hardly any prefill: the decodes alone are too many"
+        return Advice("max_num_seqs", "lower", None, why, evidence)
     return _lower_budget(case, evidence)
 
 
 def _lower_budget(case: _Case, evidence: dict[str, str]) -> Advice | str:
-    limit_s, budget = case.slo.itl_s, case.settings.token_budget
+    limit_s, budget, cost = case.slo.itl_s, case.settings.token_budget, case.cost
     why = "iterations full of prefill tokens make the longest gaps"
-    if case.cost is None:
-        return Advice("max_num_batched_tokens", "lower", None, why, evidence,
-                      "the rule alone: give a cost model for the number")  # fmt: skip
+    if cost is None:
+        return Advice("max_num_batched_tokens", "lower", None, why, evidence, NO_COST)
     work = work_of(case.reading)
     if work is None:
-        return "ITL: over the SLO, but how many requests run, or how long they are, was not seen: no number"
-    predicted_s, source = full_iteration_s(case.cost, work, budget)
+        return "ITL: over the SLO, but running requests or their lengths were not seen: no number"
+    predicted_s, source = full_iteration_s(cost, work, budget)
+    predicted = f"{1e3 * predicted_s:.4g} ms for a full iteration at budget {budget}"
     seen_s = case.reading.itl.p99.value
     if predicted_s <= limit_s or not 1 / BELIEVED <= seen_s / predicted_s <= BELIEVED:
-        return (f"ITL: P99 {1e3 * seen_s:.4g} ms is over the SLO, but {case.cost.label} predicts "
-                f"{1e3 * predicted_s:.4g} ms for a full iteration at budget {budget}: it is not a model of "
-                "this server, so no number is given; lower the budget and look again")  # fmt: skip
-    held = budget_that_holds(case.cost, work, limit_s, budget)
-    evidence = {**evidence, "predicted full iteration": f"{1e3 * predicted_s:.4g} ms at budget {budget}"}
+        return (
+            f"ITL: P99 {1e3 * seen_s:.4g} ms is over the SLO, but {cost.label} predicts "
+            f"{predicted}: it is not a model of this server, so no number is given; lower "
+            "the budget and look again"
+        )
+    evidence = {**evidence, "predicted": predicted}
+    held = budget_that_holds(cost, work, limit_s, budget)
     if held is None:
-        return Advice("max_num_seqs", "lower", None,
-                      "by the cost model the decodes alone leave no budget that holds the SLO",
-                      evidence, source)  # fmt: skip
+        why = "by the cost model the decodes alone leave no budget that holds the SLO"
+        return Advice("max_num_seqs", "lower", None, why, evidence, source)
+    _, source = full_iteration_s(cost, work, held)
     return Advice("max_num_batched_tokens", "lower", held, why, evidence, source)
 
 
@@ -151,18 +156,20 @@ def full_share(reading: Reading, settings: ServerSettings) -> float:
     the iterations that were counted. Chunks that were not full make it more.
     """
     if settings.token_budget is None or not reading.iteration_tokens.n:
-        return float("nan")
-    room = max(1.0, settings.token_budget - (0 if isnan(reading.num_running) else reading.num_running))
-    return reading.num_prefill_tokens / room / reading.iteration_tokens.n
+        return nan
+    decodes = 0.0 if isnan(reading.num_running) else reading.num_running
+    full = reading.num_prefill_tokens / max(1.0, settings.token_budget - decodes)
+    return min(1.0, full / reading.iteration_tokens.n) if full == full else nan
 
 
 def _itl_evidence(case: _Case, share: float) -> dict[str, str]:
-    itl, limit_s = case.reading.itl, case.slo.itl_s
-    sure = "" if itl.p99.low >= limit_s else "; the SLO lies within these bounds"
+    reading, limit_s = case.reading, case.slo.itl_s
+    p99, n = reading.itl.p99, reading.itl.n
+    sure = "" if p99.low >= limit_s else "; the SLO lies within these bounds"
     return {
-        "ITL P99": f"{milliseconds(itl.p99)} over {itl.n:,} gaps; SLO {1e3 * limit_s:.4g} ms{sure}",
-        "iterations full of prefill": f"at least {share:.1%} of {case.reading.iteration_tokens.n:,}",
-        "running requests": f"{case.reading.num_running:.1f} (mean)",
+        "ITL P99": f"{milliseconds(p99)} over {n:,} gaps; SLO {1e3 * limit_s:.4g} ms{sure}",
+        "iterations full of prefill": f"at least {share:.1%} of {reading.iteration_tokens.n:,}",
+        "running requests": f"{reading.num_running:.1f} (mean)",
     }
 
 
@@ -176,56 +183,63 @@ def _on_memory(case: _Case) -> Advice | str:
     if not reading.num_preemptions:
         return ""
     if not reading.kv_usage_max >= KV_FULL:
-        return (f"memory: {reading.num_preemptions:g} preemptions, but a KV usage of at most "
-                f"{reading.kv_usage_max:.0%} was seen: look more often")  # fmt: skip
+        return (
+            f"memory: {reading.num_preemptions:g} preemptions, but a KV usage of at most "
+            f"{reading.kv_usage_max:.0%} was seen: look more often"
+        )
     evidence = {
         "preemptions": f"{reading.num_preemptions:g} in {reading.span_s:.0f} s",
         "KV usage": f"at most {reading.kv_usage_max:.0%}, mean {reading.kv_usage:.0%}",
         "running requests": f"{reading.num_running:.1f} (mean)",
     }
     seats, source = seats_that_fit(reading)
-    return Advice(
-        "max_num_seqs", "lower", seats,
-        "the KV cache is full, and what is preempted is computed again; more KV memory does as well",
-        evidence, source,
-    )  # fmt: skip
+    why = (
+        "the KV cache is full, and what is preempted is computed again; more KV memory would do "
+        "as well"
+    )
+    return Advice("max_num_seqs", "lower", seats, why, evidence, source)
 
 
 # --- Queue ---
 
 
 def _on_queue(case: _Case) -> Advice | str:
-    queue, itl, limit_s = case.reading.queue, case.reading.itl, case.slo.itl_s
+    reading, queue, limit_s = case.reading, case.reading.queue, case.slo.itl_s
     most_s = QUEUE_LIMIT_S if case.slo.ttft_s is None else case.slo.ttft_s / 2
     if queue.n < MIN_REQUESTS:
         return f"queue: {queue.n} requests were seen, a P95 needs {MIN_REQUESTS}: no advice"
     if queue.p95.value <= most_s:
         return ""
-    evidence = {"queue time P95": f"{milliseconds(queue.p95)} over {queue.n:,}; limit {1e3 * most_s:.4g} ms"}
-    if case.reading.num_preemptions and case.reading.kv_usage_max >= KV_FULL:
+    if reading.num_preemptions and reading.kv_usage_max >= KV_FULL:
         return "queue: long, as the KV cache is full: see memory"
-    if limit_s is None or itl.n < MIN_GAPS:
-        return "queue: long, but without an SLO on ITL or enough gaps there is no telling what room is left"
-    evidence["ITL P99"] = f"{milliseconds(itl.p99)}, SLO {1e3 * limit_s:.4g} ms"
-    if itl.p99.high > SLACK * limit_s:
-        return Advice("load", "lower", None, "requests queue and ITL has no slack to give: shed load or add "
-                      "a replica", evidence)  # fmt: skip
+    if limit_s is None or reading.itl.n < MIN_GAPS:
+        return "queue: long, but without an SLO on ITL and enough gaps its slack can't be told"
+    limit = f"limit {1e3 * most_s:.4g} ms"
+    evidence = {
+        "queue time P95": f"{milliseconds(queue.p95)} over {queue.n:,} requests; {limit}",
+        "ITL P99": f"{milliseconds(reading.itl.p99)}; SLO {1e3 * limit_s:.4g} ms",
+    }
+    if reading.itl.p99.high > SLACK * limit_s:
+        why = "requests queue and ITL has no slack to give: shed load or add a replica"
+        return Advice("load", "lower", None, why, evidence)
     seats = case.settings.max_num_seqs
-    if seats is not None and case.reading.num_running >= SEATS_FULL * seats:
-        evidence["running requests"] = f"{case.reading.num_running:.1f} of {seats}"
-        return Advice("max_num_seqs", "raise", None, "requests queue for a seat while ITL has slack", evidence)
+    if seats is not None and reading.num_running >= SEATS_FULL * seats:
+        evidence["running requests"] = f"{reading.num_running:.1f} (mean) of {seats}"
+        why = "requests queue for a seat while ITL has slack"
+        return Advice("max_num_seqs", "raise", None, why, evidence)
     return _raise_budget(case, evidence)
 
 
 def _raise_budget(case: _Case, evidence: dict[str, str]) -> Advice | str:
-    why, budget = "requests queue while ITL has slack", case.settings.token_budget
+    why, budget, cost = "requests queue while ITL has slack", case.settings.token_budget, case.cost
     work = work_of(case.reading)
-    if case.cost is None or budget is None or work is None:
-        return Advice("max_num_batched_tokens", "raise", None, why, evidence,
-                      "the rule alone: give a cost model and the token budget for the number")  # fmt: skip
-    _, source = full_iteration_s(case.cost, work, budget)
-    held = budget_that_holds(case.cost, work, case.slo.itl_s, 64 * budget)
+    if cost is None or budget is None or work is None:
+        return Advice("max_num_batched_tokens", "raise", None, why, evidence, NO_COST)
+    held = budget_that_holds(cost, work, case.slo.itl_s, LARGEST_BUDGET)
     if held is None or held <= budget:
-        return (f"queue: long, and ITL has slack, but {case.cost.label} has no larger budget than {budget} that "
-                "holds the SLO once it is full: no advice")  # fmt: skip
+        return (
+            f"queue: long, and ITL has slack, but by {cost.label} no larger budget than {budget} "
+            "holds the SLO once it is full: no advice"
+        )
+    _, source = full_iteration_s(cost, work, held)
     return Advice("max_num_batched_tokens", "raise", held, why, evidence, source)

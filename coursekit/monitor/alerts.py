@@ -1,4 +1,4 @@
-"""Alerts with hysteresis: raised when a value has been high for a while, cleared when it has been low.
+"""Alerts with hysteresis: raised when a value has been high for a while, cleared when low for as long.
 
 Between the two limits nothing changes, so a value that trembles around one of them does not make
 an alert flap. The rules are those of deploy/alerts.yml, which Prometheus runs on the same metrics.
@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from coursekit.metrics import Slo
 from coursekit.monitor.reading import Reading
+
+LARGER_BUDGET = "raise max_num_batched_tokens if ITL has slack, or add a replica"
+FEWER_SEQUENCES = "lower max_num_seqs or give the KV cache more memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,8 @@ class AlertRule:
     def __post_init__(self):
         if not self.clear_below <= self.raise_above:
             raise ValueError(
-                f"{self.name}: clear_below must be <= raise_above {self.raise_above}, got {self.clear_below}"
+                f"{self.name}: clear_below must be <= raise_above {self.raise_above}, "
+                f"got {self.clear_below}"
             )
         if not self.for_s >= 0:
             raise ValueError(f"{self.name}: for_s must be >= 0 s, got {self.for_s}")
@@ -51,7 +55,8 @@ class AlertEvent(NamedTuple):
         if not self.is_raised:
             return f"cleared: {self.rule.name} ({self.value:.4g})"
         rule = self.rule
-        return f"{rule.severity}: {rule.name}: {self.value:.4g} over {rule.raise_above:.4g}; {rule.turn}"
+        found = f"{self.value:.4g} over {rule.raise_above:.4g}"
+        return f"{rule.severity}: {rule.name}: {found}; {rule.turn}"
 
 
 class Alert:
@@ -101,23 +106,21 @@ class AlertBoard:
 def default_rules(slo: Slo = Slo(itl_s=0.2, ttft_s=2.5)) -> list[AlertRule]:
     """ITL, TTFT, queue, KV usage, preemptions, scrape: each clears at four fifths of its limit."""
 
-    def rule(name, value, limit, for_s, severity, turn):
+    def rule(name, value, limit, turn, for_s=120.0, severity="warning"):
         return AlertRule(name, value, limit, 0.8 * limit, for_s, severity, turn)
 
+    queue_s = (slo.ttft_s or 2.5) / 2
     rules = [
-        rule("QueueLong", lambda r: r.queue.p95.value, (slo.ttft_s or 2.5) / 2, 120, "warning",
-             "raise max_num_batched_tokens if ITL has slack, or add a replica"),
-        rule("KvCacheFull", lambda r: r.kv_usage, 0.95, 120, "warning",
-             "lower max_num_seqs or give the KV cache more memory"),
-        rule("Preemptions", lambda r: r.preemptions_per_s, 0.1, 120, "warning",
-             "lower max_num_seqs or give the KV cache more memory"),
-        rule("VllmDown", lambda r: float(not r.is_up), 0.5, 30, "critical",
-             "look at the server's log"),
-    ]  # fmt: skip
+        rule("QueueLong", lambda r: r.queue.p95.value, queue_s, LARGER_BUDGET),
+        rule("KvCacheFull", lambda r: r.kv_usage, 0.95, FEWER_SEQUENCES),
+        rule("Preemptions", lambda r: r.preemptions_per_s, 0.1, FEWER_SEQUENCES),
+        rule("VllmDown", lambda r: float(not r.is_up), 0.5, "look at its log", 30.0, "critical"),
+    ]
     if slo.itl_s is not None:
-        rules.append(rule("ItlP99High", lambda r: r.itl.p99.value, slo.itl_s, 120, "critical",
-                          "lower max_num_batched_tokens"))  # fmt: skip
+        turn = "lower max_num_batched_tokens"
+        rules.append(
+            rule("ItlP99High", lambda r: r.itl.p99.value, slo.itl_s, turn, severity="critical")
+        )
     if slo.ttft_s is not None:
-        rules.append(rule("TtftP99High", lambda r: r.ttft.p99.value, slo.ttft_s, 120, "warning",
-                          "raise max_num_batched_tokens if ITL has slack, or add a replica"))  # fmt: skip
+        rules.append(rule("TtftP99High", lambda r: r.ttft.p99.value, slo.ttft_s, LARGER_BUDGET))
     return rules

@@ -1,4 +1,4 @@
-"""`ChunkedPrefillMonitor`: how prompts and decodes fare, for as long as it runs, in constant memory.
+"""`ChunkedPrefillMonitor`: how prompts and decodes fare, in constant memory however long it runs.
 
 It takes records one by one or as arrays, follows a live engine (`follow`), or reads a whole record
 (`read`). It keeps sketches and sums, never the values. What it saw leaves as a dict, as a report,
@@ -27,6 +27,11 @@ SKETCHES = (
     "prefill_s", "decode_s", "blocking_s", "ttft_s", "queue_s",
     "iteration_tokens", "prompt_length", "output_length",
 )  # fmt: skip
+
+CALLED = {  # in the summary
+    "prefill_s": "prefill_latency", "decode_s": "decode_latency", "blocking_s": "blocking_time",
+    "ttft_s": "ttft", "queue_s": "queue_time",
+}  # fmt: skip
 
 
 class ChunkedPrefillMonitor:
@@ -160,9 +165,7 @@ class ChunkedPrefillMonitor:
             }
             if requests:
                 summary["avg_chunks_per_request"] = chunks / requests
-            names = {"prefill_s": "prefill_latency", "decode_s": "decode_latency",
-                     "blocking_s": "blocking_time", "ttft_s": "ttft", "queue_s": "queue_time"}  # fmt: skip
-            for name, called in names.items():
+            for name, called in CALLED.items():
                 if (sketch := self._sketch[name]).count:
                     summary |= _summary_of(called, sketch)
             return summary

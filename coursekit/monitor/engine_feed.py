@@ -7,7 +7,7 @@ what the iterations with decodes in them took beyond their decodes alone.
 
 from __future__ import annotations
 
-from math import nan
+from math import isnan, nan
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,7 +99,7 @@ class EngineFeed:
     def _see_first_token(self, prefill: _Prefill, now_s: float) -> None:
         request, monitor = prefill.request, self._monitor
         begun_s = request.first_scheduled_s
-        blocking_s = None if np.isnan(prefill.blocking_s) else prefill.blocking_s
+        blocking_s = None if isnan(prefill.blocking_s) else prefill.blocking_s
         monitor.record_prefill(max(1, prefill.num_chunks), now_s - begun_s, blocking_s)
         monitor.record_request("ttft_s", [now_s - request.arrival_s])
         monitor.record_request("queue_s", [begun_s - request.arrival_s])
@@ -114,9 +114,10 @@ class EngineFeed:
                 del known[index]
 
     def _see_iteration(self, step: Step) -> None:
-        begun = sum(r.first_scheduled_s == r.first_scheduled_s for r in self._engine.requests.values())
+        requests = self._engine.requests.values()
+        begun = sum(not isnan(request.first_scheduled_s) for request in requests)
         usage, num_kv_tokens = kv_state(self._engine)
-        levels = {"running": begun, "waiting": len(self._engine.requests) - begun}
+        levels = {"running": begun, "waiting": len(requests) - begun}
         if usage is not None:
             levels["kv_usage"] = usage
         self._monitor.record_iterations(

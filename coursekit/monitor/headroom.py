@@ -1,4 +1,4 @@
-"""What a cost model says of a server as it was seen: a full iteration's seconds, the budget that holds.
+"""What a cost model says of a server as it was seen: a full iteration, a budget that holds.
 
 The worst usual iteration is taken: as many decodes as run on average, with their contexts, and a
 chunk that fills the budget at the end of a long prompt (P95), where attention costs most.
@@ -42,7 +42,8 @@ def full_iteration_s(cost: CostModel, work: Work, token_budget: int) -> tuple[fl
     if hasattr(cost, "extrapolated"):
         cost.extrapolated = False
     seconds = _iteration_s(cost, work, token_budget)
-    beyond = ", extrapolated beyond what was measured" if getattr(cost, "extrapolated", False) else ""
+    extrapolated = getattr(cost, "extrapolated", False)
+    beyond = ", extrapolated beyond what was measured" if extrapolated else ""
     return seconds, (
         f"{cost.label}{beyond}: {work.num_decodes} decodes with {work.decode_context:,} tokens of "
         f"context, and a chunk behind {work.chunk_context:,}"
@@ -50,7 +51,7 @@ def full_iteration_s(cost: CostModel, work: Work, token_budget: int) -> tuple[fl
 
 
 def budget_that_holds(cost: CostModel, work: Work, itl_s: float, most: int) -> int | None:
-    """The largest budget up to `most` whose full iteration takes at most `itl_s`; None if none does.
+    """The largest budget up to `most` whose full iteration takes at most `itl_s`; None: none does.
 
     A budget leaves at least one token beside the decodes.
     """
@@ -68,10 +69,10 @@ def seats_that_fit(reading: Reading) -> tuple[int | None, str]:
     """Requests of mean length that the KV cache holds to their end, and how that was counted."""
     lengths = reading.prompt_length, reading.output_length
     if isnan(reading.num_kv_tokens) or not all(length.n for length in lengths):
-        return None, "the rule alone: the size of the KV cache or the requests' lengths were not seen"
+        return None, "the rule alone: the size of the KV cache or of the requests was not seen"
     tokens = sum(length.mean for length in lengths)
     return max(1, floor(reading.num_kv_tokens / tokens)), (
-        f"counted: {reading.num_kv_tokens:,.0f} tokens of KV cache by {tokens:,.0f} tokens of a mean request"
+        f"counted: {reading.num_kv_tokens:,.0f} tokens of KV cache, a mean request has {tokens:,.0f}"
     )
 
 

@@ -52,7 +52,8 @@ def read_metrics(text: str, at_s: float = 0.0) -> Scrape:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 series = (sample.name, tuple(sorted(sample.labels.items())))
-                grows = family.type in ("counter", "histogram") and not sample.name.endswith("_created")
+                grows = family.type in ("counter", "histogram")
+                grows = grows and not sample.name.endswith("_created")
                 (scrape.counts if grows else scrape.levels)[series] = float(sample.value)
     except (ValueError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(f"this is not a page of metrics ({error}); is the URL right?") from error
@@ -62,7 +63,7 @@ def read_metrics(text: str, at_s: float = 0.0) -> Scrape:
 
 
 def has_restarted(before: Scrape, after: Scrape) -> bool:
-    """Whether the process behind the URL is another one: its start time changed, or a count fell."""
+    """Whether another process answers at the URL: its start time changed, or a count fell."""
     series = (STARTED, ())
     started = before.levels.get(series), after.levels.get(series)
     if None not in started and started[0] != started[1]:
@@ -113,7 +114,7 @@ def histogram(gains: dict[Series, float], name: str) -> Histogram | None:
 
 
 def count(gains: dict[Series, float], name: str, label: tuple[str, str] | None = None) -> float:
-    """What the counter `name` gained over all its label sets, or those with `label`; nan if none."""
+    """What the counter `name` gained over its label sets, or those with `label`; nan if none."""
     values = [value for (found, labels), value in gains.items()
               if found == name and (label is None or label in labels)]  # fmt: skip
     return sum(values) if values else nan

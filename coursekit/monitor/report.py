@@ -36,12 +36,13 @@ def describe_monitor(summary: dict[str, float], relative_error: float, source: s
                     for name in ("avg", "p95", "p99", "max"))  # fmt: skip
             lines.append(f"  {title}: {', '.join(each)} ms")
     if len(lines) > 2:
-        lines.append(f"  Percentiles are within {relative_error:.2g} of the value; the rest is exact.")
+        error = f"{relative_error:.2g} of the value"
+        lines.append(f"  Percentiles are within {error}; the rest is exact.")
     return "\n".join(lines)
 
 
 def describe_reading(reading: Reading) -> str:
-    """What a server did, one line a metric; percentiles with their bounds, what is unknown left out."""
+    """What a server did, one line a metric; percentiles have bounds, what is unknown is left out."""
     lines = [f"{reading.source}, the last {reading.span_s:.0f} s"]
     if not reading.is_up:
         lines.append("  It does not answer: these numbers are from before.")

@@ -1,4 +1,4 @@
-"""`MetricsScraper`: a thread that looks at a server's /metrics at regular times and survives all of it.
+"""`MetricsScraper`: a thread that looks at a server's /metrics regularly and survives what it sees.
 
 A look that fails is counted and the next one is made on time; what the server's counters gained
 meanwhile is in the look after. Readings are of the last minutes.

@@ -1,11 +1,11 @@
-"""vLLM's own metrics: their names (`vllm/v1/metrics/loggers.py` of 0.32), and readings made of them.
+"""vLLM's own metrics: names (`vllm/v1/metrics/loggers.py` of 0.32), and readings made of them.
 
 A window keeps what the counters gained between looks of the last minutes, so that a reading is
 about now and not about the server's whole life.
 
-`vllm:iteration_tokens_total` counts a prompt whole, with the iteration that ends it (`IterationStats`
-of `vllm/v1/metrics/stats.py`): a chunk is not in it, and with a budget of 512 it shows iterations of
-over 512. So how full iterations are is worked out from the sums, in `advice`, and not read from it.
+`vllm:iteration_tokens_total` counts a prompt whole, with the iteration that ends it
+(`IterationStats` of `vllm/v1/metrics/stats.py`): chunks are not in it, and with a budget of 512 it
+shows iterations of over 512. So how full they are is worked out from sums, in `advice`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Window:
         if not window_s > 0:
             raise ValueError(f"window_s must be > 0 s, got {window_s}")
         self.window_s = window_s
-        self._gains: deque[tuple[Scrape, float, dict[Series, float], bool]] = deque(maxlen=max_looks)
+        # levels, seconds since the look before, what was gained in them, and whether it restarted
+        self._gains: deque[tuple[Scrape, float, dict, bool]] = deque(maxlen=max_looks)
         self._last: Scrape | None = None
 
     def add(self, scrape: Scrape) -> None:

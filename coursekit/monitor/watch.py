@@ -1,4 +1,4 @@
-"""`coursekit monitor`: looks at a running server, prints what it did, what is wrong and what to turn."""
+"""`coursekit monitor`: what a running server does, what is wrong with it and what to turn."""
 
 from __future__ import annotations
 

