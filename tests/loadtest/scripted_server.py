@@ -154,7 +154,8 @@ def serving(behaviours: dict[int, str] | None = None, **options):
 
     async def stop(runner: web.AppRunner) -> None:
         for connection in runner.server.connections if runner.server else ():
-            connection.transport.abort()
+            if connection.transport is not None:  # else it has been closed meanwhile
+                connection.transport.abort()
         await runner.cleanup()
 
     def run() -> None:
