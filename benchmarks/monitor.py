@@ -126,7 +126,7 @@ def worst_error(values: np.ndarray) -> float:
         found, exact = sketch.percentile(percent), np.percentile(values, percent, method="lower")
         if not found.low * (1 - 1e-12) <= exact <= found.high * (1 + 1e-12):
             raise RuntimeError(f"P{percent}: {exact} is not within {found}")
-        errors.append(abs(found.value / exact - 1))
+        errors.append(abs(found.value / float(exact) - 1))
     return max(errors)
 
 

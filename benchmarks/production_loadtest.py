@@ -2,6 +2,10 @@
 
 Both send prompts as token ids and greedy, in turns (`ROUNDS`). Prompts are drawn anew each
 time, so that no prefix cache knows them. Statistics are over all rounds of a client, pooled.
+
+The same client on the same server does not find the same twice: over five runs of this benchmark
+the open loop's median TTFT lay 9% under to 4% over vLLM's, with rounds of one client 8 to 14%
+apart. Held against the server's own account of each round, in the last two, the clients were within 3%.
 """
 
 from __future__ import annotations

@@ -74,16 +74,14 @@ def recommend(
         return Recommendation(None, answer, None, None, nearest([answer, *caps]))
     seats, cap = min(most, budget), _cap_setting(answer, capped)
     num_preemptions = _count_preemptions(case, budget, seats, cap.value)
-    kept = f"{num_preemptions:,} preemptions as the workload is simulated at its own rate"
-    chosen = (
+    why = _why_seats(site, fits, seats, mean, num_preemptions)
+    settings = (
+        _CHUNKED,
         Setting("max_num_batched_tokens", budget, _why_budget(answer, budget, capped), answer.label),
-        Setting("max_num_seqs", seats, _why_seats(site, fits, seats, mean, kept), site.kv_source),
-        cap,
-    )
-    settings = (_CHUNKED, *chosen, _longest(site), *_policy_settings(scheduler, budget))
-    extrapolated = getattr(site.cost, "extrapolated", False)
-    beyond = ", some of it extrapolated beyond what was measured" if extrapolated else ""
-    rationale = f"Most {objective} under the SLO on {device} with {scheduler}: {answer.label}{beyond}."
+        Setting("max_num_seqs", seats, why, site.kv_source), cap, _longest(site),
+        *_policy_settings(scheduler, budget),
+    )  # fmt: skip
+    rationale = _rationale(case, device, answer)
     config = ChunkedPrefillConfig("recommended", model, settings, rationale)
     return Recommendation(config, answer, capped, num_preemptions, None)
 
@@ -105,6 +103,15 @@ class _Case(NamedTuple):
             num_blocks=self.site.num_blocks, block_size=BLOCK_SIZE, **knob,
         )  # fmt: skip
         return optimizer.optimize(self.slo, self.objective, executor=self.executor)
+
+
+def _rationale(case: _Case, device: str, answer: Answer) -> str:
+    extrapolated = getattr(case.site.cost, "extrapolated", False)
+    beyond = ", some of it extrapolated beyond what was measured" if extrapolated else ""
+    return (
+        f"Most {case.objective} under the SLO on {device} with {case.scheduler}: "
+        f"{answer.label}{beyond}."
+    )
 
 
 def _over_budgets(case: _Case, sizes: Sequence[int] | None, most: int) -> Answer:
@@ -181,7 +188,8 @@ def _count_preemptions(case: _Case, budget: int, seats: int, cap: int) -> int:
     return int(trace.requests["num_preemptions"].sum())
 
 
-def _why_seats(site: Site, fits: int, seats: int, mean: float, kept: str) -> str:
+def _why_seats(site: Site, fits: int, seats: int, mean: float, num_preemptions: int) -> str:
+    kept = f"{num_preemptions:,} preemptions as the workload is simulated at its own rate"
     held = (
         f"the KV cache holds {site.num_kv_tokens:,} tokens, {fits:,} requests of the mean length "
         f"{mean:,.0f} to their end"

@@ -10,6 +10,7 @@ _HOME_OF = {
     "AlertBoard": ".alerts",
     "AlertRule": ".alerts",
     "ChunkedPrefillMonitor": ".chunked_prefill",
+    "Counsel": ".advice",
     "Estimate": ".estimate",
     "MetricsScraper": ".scraper",
     "QuantileSketch": ".sketch",
@@ -18,6 +19,8 @@ _HOME_OF = {
     "Spread": ".estimate",
     "advise": ".advice",
     "default_rules": ".alerts",
+    "describe_counsel": ".report",
+    "describe_reading": ".report",
     "read_metrics": ".metrics_text",
     "start_exporter": ".exporter",
 }

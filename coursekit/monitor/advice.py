@@ -8,13 +8,15 @@ note says why.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isnan, nan
+from math import isnan
 from typing import NamedTuple
 
 from coursekit.cost.base import CostModel
 from coursekit.metrics import Slo
 from coursekit.monitor.estimate import milliseconds
-from coursekit.monitor.headroom import budget_that_holds, full_iteration_s, seats_that_fit, work_of
+from coursekit.monitor.headroom import (
+    budget_that_holds, full_iteration_s, full_share, seats_that_fit, work_of,
+)  # fmt: skip
 from coursekit.monitor.reading import Reading
 
 MIN_GAPS = 300  # a P99 then rests on the 3 longest
@@ -25,6 +27,7 @@ KV_FULL = 0.9
 SEATS_FULL = 0.95
 QUEUE_LIMIT_S = 1.0  # without a TTFT SLO; with one, half of it
 BELIEVED = 2.0  # a model whose prediction is this far off what was seen is not of this server
+WORTHWHILE = 0.9  # of the budget: a cut by less is finer than cost models are
 LARGEST_BUDGET = 16_384  # vLLM's default on the largest devices
 NO_COST = "the rule alone: give a cost model and the token budget for the number"
 
@@ -108,9 +111,14 @@ def _on_itl(case: _Case) -> Advice | str:
     if itl.n < MIN_GAPS:
         return f"ITL: {itl.n} gaps were seen, a P99 needs {MIN_GAPS}: no advice"
     p99 = f"ITL: P99 {milliseconds(itl.p99)}"
-    if itl.p99.value <= limit_s:
+    if itl.p99.high <= limit_s:
         return f"{p99} keeps the SLO of {1e3 * limit_s:.4g} ms"
-    share = full_share(reading, case.settings)
+    if itl.p99.low < limit_s:
+        return (
+            f"{p99}, and the SLO of {1e3 * limit_s:.4g} ms lies within these bounds: whether it is "
+            "kept can't be told. vLLM's --custom-histogram-buckets puts a bound there"
+        )
+    share = full_share(reading, case.settings.token_budget)
     if isnan(share):
         return (
             f"{p99} is over the SLO, and whether prefill is why can't be told: give the token "
@@ -145,29 +153,20 @@ def _lower_budget(case: _Case, evidence: dict[str, str]) -> Advice | str:
     if held is None:
         why = "by the cost model the decodes alone leave no budget that holds the SLO"
         return Advice("max_num_seqs", "lower", None, why, evidence, source)
+    if held > WORTHWHILE * budget:
+        return (
+            f"ITL: P99 {1e3 * seen_s:.4g} ms is over the SLO, but by {cost.label} {budget} is "
+            "about the budget that holds it: too near for this model to tell"
+        )
     _, source = full_iteration_s(cost, work, held)
     return Advice("max_num_batched_tokens", "lower", held, why, evidence, source)
-
-
-def full_share(reading: Reading, settings: ServerSettings) -> float:
-    """Least share of iterations that prefill tokens filled to the budget; nan if unknown.
-
-    The prefill tokens that were computed, over the most that fit beside the running decodes, over
-    the iterations that were counted. Chunks that were not full make it more.
-    """
-    if settings.token_budget is None or not reading.iteration_tokens.n:
-        return nan
-    decodes = 0.0 if isnan(reading.num_running) else reading.num_running
-    full = reading.num_prefill_tokens / max(1.0, settings.token_budget - decodes)
-    return min(1.0, full / reading.iteration_tokens.n) if full == full else nan
 
 
 def _itl_evidence(case: _Case, share: float) -> dict[str, str]:
     reading, limit_s = case.reading, case.slo.itl_s
     p99, n = reading.itl.p99, reading.itl.n
-    sure = "" if p99.low >= limit_s else "; the SLO lies within these bounds"
     return {
-        "ITL P99": f"{milliseconds(p99)} over {n:,} gaps; SLO {1e3 * limit_s:.4g} ms{sure}",
+        "ITL P99": f"{milliseconds(p99)} over {n:,} gaps; SLO {1e3 * limit_s:.4g} ms",
         "iterations full of prefill": f"at least {share:.1%} of {reading.iteration_tokens.n:,}",
         "running requests": f"{reading.num_running:.1f} (mean)",
     }

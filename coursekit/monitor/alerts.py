@@ -1,4 +1,4 @@
-"""Alerts with hysteresis: raised when a value has been high for a while, cleared when low for as long.
+"""Alerts with hysteresis: raised when a value has been high for a while, cleared after a while low.
 
 Between the two limits nothing changes, so a value that trembles around one of them does not make
 an alert flap. The rules are those of deploy/alerts.yml, which Prometheus runs on the same metrics.

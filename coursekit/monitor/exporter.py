@@ -36,7 +36,7 @@ LEVELS = {
 
 
 class ReadingCollector:
-    """A prometheus_client collector over `read`, asked at every scrape; what is unknown is left out.
+    """A prometheus_client collector over `read`, asked at every scrape; unknowns are left out.
 
     board: alerts to export beside it, if any.
     """

@@ -33,7 +33,7 @@ class Fetcher:
         self._cancelled = self._was_cut = False
 
     def get(self) -> str:
-        """The page. Raises OSError if none comes in time, for any status but 200, after `cancel`."""
+        """The page. Raises OSError if none comes in time, for a status but 200, after `cancel`."""
         secure = self._parts.scheme == "https"
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         connection = kind(self._parts.hostname, self._parts.port, timeout=self.timeout_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from math import ceil, floor, isnan
+from math import ceil, floor, isnan, nan
 from typing import NamedTuple
 
 from coursekit.chunking.adaptive.cost_inverse import largest
@@ -34,6 +34,19 @@ def work_of(reading: Reading) -> Work | None:
     if not isnan(reading.num_kv_tokens) and not isnan(reading.kv_usage):
         context = min(context, reading.kv_usage * reading.num_kv_tokens)
     return Work(num_decodes, ceil(context), round(reading.prompt_length.p95.value))
+
+
+def full_share(reading: Reading, token_budget: int | None) -> float:
+    """Least share of iterations that prefill tokens filled to the budget; nan if unknown.
+
+    The prefill tokens that were computed, over the most that fit beside the running decodes, over
+    the iterations that were counted. Chunks that were not full make it more.
+    """
+    if token_budget is None or not reading.iteration_tokens.n:
+        return nan
+    decodes = 0.0 if isnan(reading.num_running) else reading.num_running
+    full = reading.num_prefill_tokens / max(1.0, token_budget - decodes)
+    return min(1.0, full / reading.iteration_tokens.n) if not isnan(full) else nan
 
 
 def full_iteration_s(cost: CostModel, work: Work, token_budget: int) -> tuple[float, str]:
@@ -72,7 +85,7 @@ def seats_that_fit(reading: Reading) -> tuple[int | None, str]:
         return None, "the rule alone: the size of the KV cache or of the requests was not seen"
     tokens = sum(length.mean for length in lengths)
     return max(1, floor(reading.num_kv_tokens / tokens)), (
-        f"counted: {reading.num_kv_tokens:,.0f} tokens of KV cache, a mean request has {tokens:,.0f}"
+        f"counted: {reading.num_kv_tokens:,.0f} KV tokens, a request has {tokens:,.0f} (mean)"
     )
 
 

@@ -42,15 +42,15 @@ def describe_monitor(summary: dict[str, float], relative_error: float, source: s
 
 
 def describe_reading(reading: Reading) -> str:
-    """What a server did, one line a metric; percentiles have bounds, what is unknown is left out."""
+    """What a server did, a line a metric; percentiles have bounds, what is unknown is left out."""
     lines = [f"{reading.source}, the last {reading.span_s:.0f} s"]
     if not reading.is_up:
         lines.append("  It does not answer: these numbers are from before.")
     if reading.num_restarts:
         lines.append(f"  Restarted {reading.num_restarts} times; the counts go on over it.")
     for title, spread in (("TTFT", reading.ttft), ("ITL", reading.itl), ("Queue", reading.queue)):
-        lines.append(f"  {title + ':':<12}{_seconds(spread)}")
-    lines += [f"  {title + ':':<12}{text}" for title, text in _levels(reading) if text]
+        lines.append(f"  {title + ':':<13}{_seconds(spread)}")
+    lines += [f"  {title + ':':<13}{text}" for title, text in _levels(reading) if text]
     return "\n".join(lines)
 
 

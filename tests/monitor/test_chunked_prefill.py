@@ -1,6 +1,7 @@
 """The monitor: records, summary, report, threads, and the same from a live engine and from its record."""
 
 import math
+import subprocess
 import sys
 import threading
 
@@ -152,6 +153,12 @@ def test_the_memory_after_a_million_records_is_that_after_a_hundred_thousand():
         monitor.record_many(random.lognormal(-3, 1, many - many // 10))
         found.append(sizes(monitor))
     assert found[1] <= 1.2 * found[0] and found[1] < 2**20
+
+
+def test_importing_the_package_loads_neither_the_sketch_nor_the_client():
+    code = "import sys, coursekit.monitor; print({'ddsketch', 'prometheus_client', 'numpy'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "set()\n"
 
 
 # --- From a record ---
