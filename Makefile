@@ -30,7 +30,7 @@ oracle: setup ## compare the schedulers with vLLM's on CASES random cases
 	@exec $(VENV_PYTHON) -m tests.oracle --cases $(or $(CASES),20000) $(ARGS)
 
 bench: setup ## run the benchmarks (half an hour, on a quiet machine) and write benchmarks/README.md
-	@for each in $(or $(ONLY),simulator analyzers optimizer sarathi fidelity adaptive priority live_engine); do \
+	@for each in $(or $(ONLY),simulator analyzers optimizer sarathi fidelity adaptive priority presets monitor production live_engine); do \
 	  echo "== $$each"; $(VENV_PYTHON) benchmarks/$$each.py $(ARGS) || exit 1; \
 	done
 

@@ -21,7 +21,7 @@ from record import Row, publish
 
 from coursekit.experiments import sarathi, sarathi_prefills
 from coursekit.experiments.sarathi import DEPLOYMENTS, SCHEDULERS, SLOS, WORKLOADS, Point
-from coursekit.optimizers.sweep import open_executor, sweep
+from coursekit.optimizers.sweeps import open_executor, sweep
 
 COMMAND = "python benchmarks/sarathi.py"
 WALL_TARGET_S = 120.0

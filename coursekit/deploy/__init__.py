@@ -1,4 +1,4 @@
-"""vLLM in production: for now, our schedulers inside it.
+"""vLLM in production: configured, served, and with our schedulers inside it.
 
 Importing this package does not import vllm.
 """

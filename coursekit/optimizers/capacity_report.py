@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from coursekit.optimizers.capacity import Capacity, capacity_of
 from coursekit.optimizers.rules import VIDUR_RULE, CapacityRule, sarathi_rule
-from coursekit.optimizers.sweep import open_executor, sweep
+from coursekit.optimizers.sweeps import open_executor, sweep
 from coursekit.simulate import simulate
 from coursekit.trace import Trace
 from coursekit.workload import Workload, poisson, read_workload

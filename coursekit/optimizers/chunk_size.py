@@ -17,7 +17,7 @@ from coursekit.metrics import Slo
 from coursekit.optimizers.answer import Answer, decide
 from coursekit.optimizers.objective import OBJECTIVES, RunSlo, keeps
 from coursekit.optimizers.simulated import CAPPED, Simulation, evaluate, rate_of
-from coursekit.optimizers.sweep import sweep
+from coursekit.optimizers.sweeps import sweep
 from coursekit.workload import Workload
 from coursekit.workload.checks import count
 

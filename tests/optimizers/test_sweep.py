@@ -8,7 +8,7 @@ from multiprocessing import get_context
 import pytest
 
 from coursekit.optimizers.processes import Processes
-from coursekit.optimizers.sweep import Outcome, open_executor, sweep
+from coursekit.optimizers.sweeps import Outcome, open_executor, sweep
 from tests.optimizers.sweep_points import die, throughput, unpicklable
 
 BUDGETS = [64, 0, 512, 256]  # 0 is refused
@@ -114,3 +114,9 @@ def test_the_default_executor_is_processes_of_this_one():
 def test_less_than_one_worker_is_refused(num_workers):
     with pytest.raises(ValueError, match=f"num_workers must be >= 1, got {num_workers}"):
         Processes(num_workers)
+
+
+def test_the_package_gives_the_function_also_when_its_module_is_loaded():
+    import coursekit.optimizers
+
+    assert coursekit.optimizers.sweep is sweep

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from coursekit.optimizers.sweep import Outcome, open_executor, sweep
+from coursekit.optimizers.sweeps import Outcome, open_executor, sweep
 from tests.optimizers.sweep_points import Slow, slow_throughput, throughput
 
 dask = pytest.importorskip("dask", reason="a sweep over machines needs distributed")
